@@ -1,0 +1,202 @@
+/**
+ * Kernels: a WGSL file, specialised and compiled once a variant, launched by the names in the file.
+ * @module
+ */
+import { NibbleError } from "../errors.ts";
+import type { GpuBuffer } from "./pool.ts";
+import type { CommandStream } from "./stream.ts";
+import { type Binding, type ParamField, reflect, type Specialization, specialize } from "./wgsl.ts";
+
+/** A kernel file and what was read from it. */
+export interface Kernel {
+  readonly name: string;
+  readonly source: string;
+  readonly bindings: readonly Binding[];
+  readonly params: readonly ParamField[];
+}
+
+/** A byte range of a buffer, bound to one name of the kernel. Offsets are multiples of 256. */
+export interface BufferRange {
+  buffer: GpuBuffer;
+  offset?: number;
+  bytes?: number;
+}
+
+/** One launch, in the kernel's own names. */
+export interface LaunchOptions extends Specialization {
+  /** Entry point; default `main`. */
+  entry?: string;
+  /** Fields of `struct Params`, all of them. */
+  params?: Record<string, number>;
+  /** Storage bindings used by this entry point, by variable name. */
+  bind: Record<string, BufferRange>;
+  /** Workgroups in x, y, z. */
+  groups: readonly [number, number?, number?];
+}
+
+/**
+ * Declares a kernel from its file's text.
+ *
+ * @example
+ * ```ts
+ * import { defineKernel } from "./kernel.ts";
+ * const k = defineKernel("copy", `
+ *   struct Params { n: u32 }
+ *   @group(0) @binding(0) var<uniform> p: Params;
+ *   @group(0) @binding(1) var<storage, read> x: array<f32>;`);
+ * if (k.params[0]?.name !== "n" || k.bindings.length !== 2) throw new Error("not read");
+ * ```
+ */
+export function defineKernel(name: string, source: string): Kernel {
+  return { name, source, ...reflect(source) };
+}
+
+interface Variant {
+  id: number;
+  pipeline: GPUComputePipeline;
+  layout: GPUBindGroupLayout;
+}
+
+/** Compiles kernels and launches them on a stream. */
+export interface KernelRunner {
+  launch(kernel: Kernel, options: LaunchOptions): void;
+  /** Drops bind groups that name a destroyed buffer. */
+  forget(bufferId: number): void;
+  /** Compiled variants. */
+  compiled(): number;
+}
+
+/** @param debug prints every launch (`NIBBLE_DEBUG=kernels`) */
+export function createRunner(device: GPUDevice, stream: CommandStream, debug: boolean): KernelRunner {
+  const variants = new Map<string, Variant>();
+  const groups = new Map<string, GPUBindGroup>();
+  const keysOfBuffer = new Map<number, Set<string>>();
+  const limits = device.limits;
+
+  function compile(kernel: Kernel, options: LaunchOptions, key: string): Variant {
+    const entry = options.entry ?? "main";
+    const code = specialize(kernel.source, options);
+    const used = kernel.bindings.filter((b) => b.kind === "uniform" || b.name in options.bind);
+    const layout = device.createBindGroupLayout({
+      label: kernel.name,
+      entries: used.map((b) => ({
+        binding: b.index,
+        visibility: GPUShaderStage.COMPUTE,
+        buffer: b.kind === "uniform"
+          ? { type: "uniform" as const, hasDynamicOffset: true }
+          : { type: b.kind === "read" ? "read-only-storage" as const : "storage" as const },
+      })),
+    });
+    const label = `${kernel.name}.${entry}`;
+    device.pushErrorScope("validation");
+    const module = device.createShaderModule({ label, code });
+    const pipeline = device.createComputePipeline({
+      label,
+      layout: device.createPipelineLayout({ label, bindGroupLayouts: [layout] }),
+      compute: { module, entryPoint: entry },
+    });
+    device.popErrorScope().then((error) => {
+      if (error) report(kernel, options, error.message);
+    });
+    const variant = { id: variants.size, pipeline, layout };
+    variants.set(key, variant);
+    return variant;
+  }
+
+  function report(kernel: Kernel, options: LaunchOptions, message: string): void {
+    device.dispatchEvent(
+      new ErrorEvent("nibble-kernel-error", {
+        message: describe(kernel, options) + "\n" + message,
+      }),
+    );
+  }
+
+  function bindGroup(kernel: Kernel, variant: Variant, options: LaunchOptions): GPUBindGroup {
+    let key = `${variant.id}`;
+    for (const b of kernel.bindings) {
+      const range = options.bind[b.name];
+      if (range) key += `|${range.buffer.id}.${range.offset ?? 0}.${range.bytes ?? 0}`;
+    }
+    const known = groups.get(key);
+    if (known) return known;
+    const entries: GPUBindGroupEntry[] = [];
+    for (const b of kernel.bindings) {
+      if (b.kind === "uniform") {
+        const size = Math.max(16, Math.ceil(kernel.params.length / 4) * 16);
+        entries.push({ binding: b.index, resource: { buffer: stream.uniforms, offset: 0, size } });
+        continue;
+      }
+      const range = options.bind[b.name];
+      if (!range) continue;
+      const offset = range.offset ?? 0;
+      const size = Math.ceil((range.bytes ?? range.buffer.size - offset) / 4) * 4;
+      if (size > limits.maxStorageBufferBindingSize || offset + size > range.buffer.size || range.buffer.references <= 0) {
+        throw new NibbleError("gpu/bind", `Cannot bind '${b.name}': ${size} bytes at ${offset}`, {
+          where: `${describe(kernel, options)}; buffer of ${range.buffer.size} bytes, ` +
+            `${range.buffer.references} owners, bindings up to ${limits.maxStorageBufferBindingSize}`,
+        });
+      }
+      entries.push({ binding: b.index, resource: { buffer: range.buffer.raw, offset, size } });
+      let keys = keysOfBuffer.get(range.buffer.id);
+      if (!keys) keysOfBuffer.set(range.buffer.id, keys = new Set());
+      keys.add(key);
+    }
+    const group = device.createBindGroup({ label: kernel.name, layout: variant.layout, entries });
+    groups.set(key, group);
+    return group;
+  }
+
+  function uniformBlock(kernel: Kernel, params: Record<string, number>): ArrayBuffer {
+    const block = new ArrayBuffer(Math.max(16, Math.ceil(kernel.params.length / 4) * 16));
+    const view = new DataView(block);
+    kernel.params.forEach(({ name, type }, i) => {
+      const value = params[name];
+      if (value === undefined || Number.isNaN(value)) {
+        throw new NibbleError("gpu/params", `${kernel.name}: parameter '${name}' is missing or NaN`);
+      }
+      if (type === "f32") view.setFloat32(4 * i, value, true);
+      else if (type === "u32") view.setUint32(4 * i, value, true);
+      else view.setInt32(4 * i, value, true);
+    });
+    return block;
+  }
+
+  return {
+    launch(kernel, options) {
+      const [x, y = 1, z = 1] = options.groups;
+      if (x === 0 || y === 0 || z === 0) return;
+      if (Math.max(x, y, z) > limits.maxComputeWorkgroupsPerDimension) {
+        throw new NibbleError("gpu/grid", `Grid ${x}x${y}x${z} exceeds ${limits.maxComputeWorkgroupsPerDimension}`, {
+          where: describe(kernel, options),
+        });
+      }
+      const key = `${kernel.name}.${options.entry ?? "main"}|${JSON.stringify(options.consts ?? 0)}|${
+        JSON.stringify(options.types ?? 0)
+      }|${Object.keys(options.bind).sort().join()}`;
+      const variant = variants.get(key) ?? compile(kernel, options, key);
+      const uniform = kernel.params.length > 0;
+      if (debug) console.error(`kernel ${describe(kernel, options)}`);
+      stream.launch({
+        label: `${kernel.name}.${options.entry ?? "main"}`,
+        pipeline: variant.pipeline,
+        bindGroup: bindGroup(kernel, variant, options),
+        uniformOffset: uniform ? stream.uniformSlot(uniformBlock(kernel, options.params ?? {})) : undefined,
+        groups: [x, y, z],
+      });
+    },
+    forget(id) {
+      for (const key of keysOfBuffer.get(id) ?? []) groups.delete(key);
+      keysOfBuffer.delete(id);
+    },
+    compiled: () => variants.size,
+  };
+}
+
+function describe(kernel: Kernel, options: LaunchOptions): string {
+  const show = (o: object | undefined) => o ? JSON.stringify(o).replaceAll('"', "") : "";
+  const bound = Object.entries(options.bind)
+    .map(([name, r]) => `${name}:${r.bytes ?? r.buffer.size - (r.offset ?? 0)}B`).join(" ");
+  return `${kernel.name}.${options.entry ?? "main"} ${show(options.consts)}${show(options.types)} params ${
+    show(options.params)
+  } bind ${bound} groups ${options.groups.join("x")}`;
+}

@@ -1,0 +1,10 @@
+/**
+ * The GPU room: device, buffers, kernels, one command stream. It knows nothing of machine learning.
+ * @module
+ */
+export { environment, type Gpu, gpu, type GpuFeatures, type GpuOptions, openGpu } from "./device.ts";
+export { type BufferRange, defineKernel, type Kernel, type LaunchOptions } from "./kernel.ts";
+export { BUFFER_KINDS, type BufferKind, type GpuBuffer, type MemoryReport, mib } from "./pool.ts";
+export { type KernelTime, profile } from "./profile.ts";
+export { type CommandStream, type StreamCounters } from "./stream.ts";
+export { reflect, type Specialization, specialize } from "./wgsl.ts";

@@ -1,0 +1,35 @@
+/**
+ * Grids and row ranges: the one place that cuts work into what one dispatch and one binding may cover.
+ * @module
+ */
+import { gpu } from "../gpu/mod.ts";
+
+/** Workgroups in x and y for `count` workgroups, and the invocations of one grid row. */
+export interface Grid {
+  groups: [number, number];
+  row: number;
+}
+
+/** A grid over `count` workgroups of `size` invocations, folded into y beyond 65,535. */
+export function grid1d(count: number, size: number): Grid {
+  const limit = gpu().limits.maxComputeWorkgroupsPerDimension;
+  const x = Math.min(count, limit);
+  return { groups: [x, Math.ceil(count / x)], row: x * size };
+}
+
+/**
+ * Cuts `rows` into ranges such that every operand's part fits one binding and starts on a multiple of 256 bytes.
+ *
+ * @param rowBytes bytes of one row of each operand
+ */
+export function* rowRanges(rows: number, rowBytes: readonly number[]): Generator<[number, number]> {
+  const widest = Math.max(...rowBytes);
+  const fit = Math.floor(gpu().maxBinding / widest);
+  if (fit >= rows) {
+    yield [0, rows];
+    return;
+  }
+  // 64 rows of 4-byte elements, or 128 of 2-byte ones, start on a multiple of 256 whatever the width
+  const step = Math.max(128, Math.floor(fit / 128) * 128);
+  for (let from = 0; from < rows; from += step) yield [from, Math.min(rows, from + step)];
+}
