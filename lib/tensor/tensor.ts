@@ -84,6 +84,14 @@ export class Tensor {
     return new Tensor(shape, this.dtype, this.buffer, this.offset);
   }
 
+  /** Rows `[from, to)` over the same bytes; `from` rows must be a multiple of 256 bytes. Not recorded. */
+  slice(from: number, to: number): Tensor {
+    const start = from * this.columns * BYTES[this.dtype];
+    if (start % 256 !== 0) throw shapeError("slice", `row ${from} of [${this.shape}] starts at byte ${start}`);
+    this.buffer.references++;
+    return new Tensor([to - from, this.columns], this.dtype, this.buffer, this.offset + start);
+  }
+
   /** Gives the buffer back. Calling it again does nothing. */
   dispose(): void {
     if (this.#disposed) return;

@@ -1,0 +1,134 @@
+/**
+ * Generation with a cache of keys and values.
+ * @module
+ */
+import { NibbleError } from "../errors.ts";
+import { attentionDecode, writeCache } from "../tensor/ops/attention.ts";
+import { embedding, gatherRows } from "../tensor/ops/embedding.ts";
+import { add, gated } from "../tensor/ops/pointwise.ts";
+import { rmsNorm } from "../tensor/ops/rms_norm.ts";
+import { rope } from "../tensor/ops/rope.ts";
+import { noGrad } from "../tensor/tape.ts";
+import { empty, keep, scope, type Tensor, tensor } from "../tensor/tensor.ts";
+import { applyLinear } from "./linear.ts";
+import { applyHead, type Model } from "./model.ts";
+import { randomNumbers, sampleToken, type SamplingOptions } from "./sample.ts";
+
+/** Options of {@link generate}. */
+export interface GenerateOptions extends SamplingOptions {
+  /** Tokens to write at most; default 128. */
+  max_new_tokens?: number;
+  /** Tokens that end the text; default the config's `eos_token_id`. */
+  eos_token_id?: readonly number[];
+  /** Called with every token as it is chosen. */
+  onToken?: (id: number) => void;
+  signal?: AbortSignal;
+}
+
+/** What {@link generate} returns. */
+export interface Generation {
+  /** The new tokens, without the stop token. */
+  ids: number[];
+  /** `stop`: an end token came; `length`: the limit; `aborted`: the signal. */
+  reason: "stop" | "length" | "aborted";
+  /** Seconds for the prompt and for the new tokens. */
+  prefillSeconds: number;
+  decodeSeconds: number;
+}
+
+/** Prompt tokens handled at a time. */
+const PREFILL = 256;
+
+/**
+ * Continues a prompt. The prompt runs in pieces of 256 tokens, then one token at a time over the cache.
+ *
+ * @throws NibbleError `model/too-long` when prompt and text exceed the positions the model was loaded for
+ */
+export async function generate(model: Model, prompt: readonly number[], options: GenerateOptions = {}): Promise<Generation> {
+  const { config } = model;
+  const limit = model.rope.shape[0]!;
+  const wanted = options.max_new_tokens ?? 128;
+  if (prompt.length === 0) throw new NibbleError("model/empty-prompt", "The prompt has no tokens");
+  if (prompt.length >= limit) {
+    throw new NibbleError("model/too-long", `The prompt has ${prompt.length} tokens, the model ${limit} positions`);
+  }
+  const capacity = Math.min(limit, prompt.length + wanted);
+  const width = config.num_key_value_heads * config.head_dim;
+  const caches = model.blocks.map(() => ({
+    k: keep(empty([capacity, width])),
+    v: keep(empty([capacity, width])),
+  }));
+  const stops = new Set(options.eos_token_id ?? config.eos_token_id);
+  const random = randomNumbers(options.seed ?? 0);
+  const ids: number[] = [];
+  const started = performance.now();
+  let prefilled = started;
+  let reason: Generation["reason"] = "length";
+  try {
+    let row: Tensor | undefined;
+    for (let from = 0; from < prompt.length; from += PREFILL) {
+      row?.dispose();
+      row = advance(model, prompt.slice(from, from + PREFILL), from, caches);
+    }
+    for (let position = prompt.length;; position++) {
+      const scores = await row!.data();
+      row!.dispose();
+      if (ids.length === 0) prefilled = performance.now();
+      const id = sampleToken(scores, [...prompt, ...ids], options, random);
+      if (stops.has(id)) {
+        reason = "stop";
+        break;
+      }
+      ids.push(id);
+      options.onToken?.(id);
+      if (options.signal?.aborted) {
+        reason = "aborted";
+        break;
+      }
+      if (ids.length >= wanted || position >= capacity) break;
+      row = advance(model, [id], position, caches);
+    }
+  } finally {
+    for (const c of caches) {
+      c.k.dispose();
+      c.v.dispose();
+    }
+  }
+  return {
+    ids,
+    reason,
+    prefillSeconds: (prefilled - started) / 1000,
+    decodeSeconds: (performance.now() - prefilled) / 1000,
+  };
+}
+
+/** Runs tokens at positions `start ...` and returns the logits of the last one, `[1, V]`. */
+function advance(model: Model, ids: readonly number[], start: number, caches: readonly { k: Tensor; v: Tensor }[]): Tensor {
+  const { config: c } = model;
+  const { num_attention_heads: heads, num_key_value_heads: kvHeads, head_dim: headDim } = c;
+  const context = { dropoutSeed: undefined };
+  return noGrad(() =>
+    keep(scope(() => {
+      const positions = tensor(Uint32Array.from(ids, (_, i) => start + i), [ids.length]);
+      let x = embedding(Uint32Array.from(ids), model.embed);
+      model.blocks.forEach((block, i) => {
+        x = scope(() => {
+          const n = rmsNorm(x, block.inputNorm, c.rms_norm_eps);
+          const q = rope(applyLinear(block.q, n, context), positions, model.rope, heads, headDim);
+          const k = rope(applyLinear(block.k, n, context), positions, model.rope, kvHeads, headDim);
+          const { k: kCache, v: vCache } = caches[i]!;
+          writeCache(kCache, k, start);
+          writeCache(vCache, applyLinear(block.v, n, context), start);
+          const window = c.sliding_window;
+          const mixed = attentionDecode({ q, kCache, vCache, start, heads, kvHeads, headDim, window });
+          const h = add(x, applyLinear(block.o, mixed, context));
+          const m = rmsNorm(h, block.postNorm, c.rms_norm_eps);
+          const inner = gated("silu", applyLinear(block.gate, m, context), applyLinear(block.up, m, context));
+          return add(h, applyLinear(block.down, inner, context));
+        });
+      });
+      const n = rmsNorm(x, model.norm, c.rms_norm_eps);
+      return applyHead(model, n.rows === 1 ? n : gatherRows(n, Uint32Array.of(n.rows - 1)));
+    }))
+  );
+}

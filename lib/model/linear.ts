@@ -1,0 +1,85 @@
+/**
+ * A linear layer of the model: a dense or a quantized weight, and perhaps an adapter around it.
+ * @module
+ */
+import { dequantizeRows, gemvQuantized, QuantizedTensor } from "../quant/mod.ts";
+import { putColumns, takeColumns } from "../tensor/ops/columns.ts";
+import { linear, product } from "../tensor/ops/linear.ts";
+import { matmulInto } from "../tensor/ops/matmul_kernel.ts";
+import { record } from "../tensor/tape.ts";
+import { empty, scope, type Tensor, zeros } from "../tensor/tensor.ts";
+
+/** What a forward pass carries beside the activations. */
+export interface ForwardContext {
+  /** Present while training with dropout: differs in every step. */
+  dropoutSeed: number | undefined;
+}
+
+/** A linear layer without bias. */
+export interface LinearLayer {
+  /** Module path, such as `model.layers.0.self_attn.q_proj`. */
+  readonly module: string;
+  /** `[out, in]`. */
+  readonly shape: readonly [number, number];
+  weight: Tensor | QuantizedTensor;
+  /** Installed by LoRA: the layer's whole forward, base included. */
+  adapter: ((x: Tensor, context: ForwardContext) => Tensor) | undefined;
+}
+
+/** `y = x Wᵀ`, through the adapter where there is one. */
+export function applyLinear(layer: LinearLayer, x: Tensor, context: ForwardContext): Tensor {
+  return layer.adapter ? layer.adapter(x, context) : baseLinear(layer, x);
+}
+
+/**
+ * `y = x Wᵀ` of the base alone. A quantized weight has no gradient: only `dx = dy W` is computed, from the same
+ * four bits decoded again (Dettmers et al. 2023, arXiv 2305.14314, section 3).
+ */
+export function baseLinear(layer: LinearLayer, x: Tensor): Tensor {
+  const { weight } = layer;
+  if (!(weight instanceof QuantizedTensor)) return linear(x, weight);
+  return record("quantizedLinear", baseForward(weight, x), [x], (dy) => [baseBackward(weight, dy)]);
+}
+
+/** Elements of weight decoded at a time: 64 MiB of f32. */
+const SCRATCH = 16 * 2 ** 20;
+
+/** `x Wᵀ`, not recorded. */
+export function baseForward(weight: Tensor | QuantizedTensor, x: Tensor): Tensor {
+  if (!(weight instanceof QuantizedTensor)) return product("nt", x, weight);
+  if (x.rows <= 4) return gemvQuantized(x, weight);
+  const [n] = weight.shape;
+  const y = empty([x.rows, n]);
+  decoded(weight, (w, from, to) => {
+    if (to - from === n) matmulInto({ layout: "nt", x, w, y });
+    else putColumns(y, from, product("nt", x, w));
+  });
+  return y;
+}
+
+/** `dy W`, not recorded. */
+export function baseBackward(weight: Tensor | QuantizedTensor, dy: Tensor): Tensor {
+  if (!(weight instanceof QuantizedTensor)) return product("nn", dy, weight);
+  const [n, k] = weight.shape;
+  const whole = n * k <= SCRATCH;
+  const dx = whole ? empty([dy.rows, k]) : zeros([dy.rows, k]);
+  decoded(weight, (w, from, to) => {
+    const part = whole ? dy : takeColumns(dy, from, to - from);
+    matmulInto({ layout: "nn", x: part, w, y: dx, accumulate: !whole });
+  });
+  return dx;
+}
+
+/** Decodes the weight range by range into one bounded scratch: never all of the base at once. */
+function decoded(weight: QuantizedTensor, use: (w: Tensor, from: number, to: number) => void): void {
+  const [n, k] = weight.shape as [number, number];
+  const step = n * k <= SCRATCH ? n : Math.max(64, Math.floor(SCRATCH / k / 64) * 64);
+  for (let from = 0; from < n; from += step) {
+    scope(() => {
+      const to = Math.min(n, from + step);
+      const w = empty([to - from, k], "f32", "scratch");
+      dequantizeRows(weight, from, to, w);
+      use(w, from, to);
+    });
+  }
+}

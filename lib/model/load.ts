@@ -1,0 +1,227 @@
+/**
+ * Loading: tensors stream from the files to the device, quantized on the way.
+ * @module
+ */
+import { NibbleError } from "../errors.ts";
+import type { TensorSource } from "../formats/mod.ts";
+import { mib } from "../gpu/mod.ts";
+import { createQuantized, finishQuantized, type QuantizedTensor, quantizeRows, type QuantType } from "../quant/mod.ts";
+import { ropeTable } from "../tensor/ops/rope.ts";
+import { empty, keep, scope, type Tensor, tensor } from "../tensor/tensor.ts";
+import { blockLinears, type ModelConfig, parameterShapes, readConfig } from "./config.ts";
+import type { LinearLayer } from "./linear.ts";
+import type { Block, LoadSummary, Model } from "./model.ts";
+
+/** How the base's linear layers are quantized; names as in bitsandbytes. */
+export interface QuantizationConfig {
+  quantType: QuantType;
+  blocksize: number;
+  doubleQuant: boolean;
+  /** Modules left dense, by the end of their path. The output head and embeddings always are. */
+  skipModules?: readonly string[];
+}
+
+/** Options of {@link buildModel}. */
+export interface BuildOptions {
+  /** Quantize the linear layers; absent: f32. */
+  quantization?: QuantizationConfig | undefined;
+  /** Makes a parameter's tensor, for parameters that train; default: a buffer of its own, frozen. */
+  allocate?: (name: string, shape: readonly number[]) => Tensor;
+  /** Longest sequence that positions are tabled for; default the model's own maximum, at most 8,192. */
+  maxPositions?: number;
+  onProgress?: (done: number, total: number) => void;
+}
+
+/** Host bytes of weights in flight: what loading needs above the file's own mapping. */
+const CHUNK_ELEMENTS = 4 * 2 ** 20;
+
+/**
+ * Puts a model on the device from named tensors. Each tensor is read in chunks of 16 MiB, checked for NaN, and
+ * quantized or written at once, so host memory does not grow with the model.
+ *
+ * @throws NibbleError `model/missing-tensor`, `model/shape`, `model/nan`, each naming the tensor
+ */
+export function buildModel(
+  raw: Record<string, unknown>,
+  source: TensorSource,
+  options: BuildOptions = {},
+): Model {
+  const started = performance.now();
+  const config = readConfig(raw, source.path);
+  const shapes = parameterShapes(config);
+  checkTensors(config, source, shapes);
+  const total = shapes.reduce((a, s) => a + count(s.shape), 0);
+  let done = 0;
+  const dense = new Map<string, Tensor>();
+  const linears = new Map<string, LinearLayer>();
+  const summary: LoadSummary = {
+    parameters: total,
+    quantizedLayers: 0,
+    quantizedParameters: 0,
+    denseLayers: 0,
+    quantizedBytes: 0,
+    bitsPerParameter: 0,
+    bytes: 0,
+    seconds: 0,
+  };
+  const advance = (n: number) => options.onProgress?.(done += n, total);
+  for (const { name, shape, linear } of shapes) {
+    const module = name.replace(/\.weight$/, "");
+    const skipped = options.quantization?.skipModules?.some((s) => module === s || module.endsWith(`.${s}`));
+    if (linear && options.quantization && !skipped) {
+      const weight = loadQuantized(name, shape as [number, number], source, options.quantization, advance);
+      linears.set(module, { module, shape: shape as [number, number], weight, adapter: undefined });
+      summary.quantizedLayers++;
+      summary.quantizedParameters += count(shape);
+      summary.quantizedBytes += weight.bytes;
+      summary.bytes += weight.bytes;
+    } else {
+      const t = loadDense(name, shape, source, options, advance);
+      summary.bytes += t.bytes;
+      if (linear) {
+        summary.denseLayers++;
+        linears.set(module, { module, shape: shape as [number, number], weight: t, adapter: undefined });
+      } else {
+        dense.set(name, t);
+      }
+    }
+  }
+  if (options.quantization && summary.quantizedLayers === 0) {
+    throw new NibbleError("model/nothing-quantized", "load_in_4bit is set but no layer was quantized", {
+      where: source.path,
+      remedy: "Check the list of skipped modules.",
+    });
+  }
+  summary.bitsPerParameter = summary.quantizedParameters ? 8 * summary.quantizedBytes / summary.quantizedParameters : 0;
+  const positions = Math.min(options.maxPositions ?? 8192, config.max_position_embeddings);
+  const rope = ropeTable(config.head_dim, config.rope_theta, positions, config.rope_scaling);
+  summary.bytes += rope.bytes;
+  summary.seconds = (performance.now() - started) / 1000;
+  const embed = dense.get("model.embed_tokens.weight")!;
+  return {
+    config,
+    rawConfig: raw,
+    path: source.path,
+    embed,
+    norm: dense.get("model.norm.weight")!,
+    head: dense.get("lm_head.weight") ?? embed,
+    rope,
+    linears,
+    blocks: Array.from({ length: config.num_hidden_layers }, (_, i) => blockOf(i, dense, linears)),
+    summary,
+    dispose() {
+      for (const t of dense.values()) t.dispose();
+      for (const l of linears.values()) l.weight.dispose();
+      rope.dispose();
+    },
+  };
+}
+
+function blockOf(i: number, dense: Map<string, Tensor>, linears: Map<string, LinearLayer>): Block {
+  const at = `model.layers.${i}.`;
+  const layer = (name: string) => linears.get(at + name)!;
+  return {
+    inputNorm: dense.get(`${at}input_layernorm.weight`)!,
+    postNorm: dense.get(`${at}post_attention_layernorm.weight`)!,
+    q: layer("self_attn.q_proj"),
+    k: layer("self_attn.k_proj"),
+    v: layer("self_attn.v_proj"),
+    o: layer("self_attn.o_proj"),
+    gate: layer("mlp.gate_proj"),
+    up: layer("mlp.up_proj"),
+    down: layer("mlp.down_proj"),
+  };
+}
+
+/** Every tensor present with the shape that the config implies, before anything is loaded. */
+function checkTensors(config: ModelConfig, source: TensorSource, shapes: readonly { name: string; shape: number[] }[]): void {
+  for (const { name, shape } of shapes) {
+    const info = source.tensors.get(name);
+    if (!info) {
+      throw new NibbleError("model/missing-tensor", `The tensor '${name}' is missing`, {
+        where: source.path,
+        remedy: name === "lm_head.weight"
+          ? "The config says tie_word_embeddings: false; set it to true if the model ties them."
+          : `Check that the files are complete: ${config.num_hidden_layers} layers are expected.`,
+      });
+    }
+    if (`${info.shape}` !== `${shape}`) {
+      const vocabulary = name === "model.embed_tokens.weight" && info.shape[1] === shape[1];
+      throw new NibbleError("model/shape", `'${name}' is [${info.shape}], the config implies [${shape}]`, {
+        where: source.path,
+        remedy: vocabulary
+          ? `vocab_size in config.json is ${shape[0]}, the embedding has ${info.shape[0]} rows; they must agree.`
+          : `config.json and the weights do not belong together (linear layers of a block: ${
+            blockLinears(config).map((l) => l.module).join(", ")
+          }).`,
+      });
+    }
+  }
+}
+
+function count(shape: readonly number[]): number {
+  return shape.reduce((a, b) => a * b, 1);
+}
+
+/** Reads a tensor in chunks of whole rows, a multiple of 64 of them, and refuses NaN and infinities. */
+function* chunks(name: string, shape: readonly number[], source: TensorSource): Generator<[number, Float32Array<ArrayBuffer>]> {
+  const columns = shape.at(-1)!;
+  const rows = count(shape) / columns;
+  const step = Math.max(64, Math.floor(CHUNK_ELEMENTS / columns / 64) * 64);
+  for (let row = 0; row < rows; row += step) {
+    const values = source.readF32(name, row * columns, Math.min(rows, row + step) * columns);
+    for (let i = 0; i < values.length; i++) {
+      if (!Number.isFinite(values[i])) {
+        throw new NibbleError("model/nan", `'${name}' holds ${values[i]} at element ${row * columns + i}`, {
+          where: source.path,
+          remedy: "The file is damaged or was saved from a diverged run; fetch it again.",
+        });
+      }
+    }
+    yield [row, values];
+  }
+}
+
+function loadDense(
+  name: string,
+  shape: readonly number[],
+  source: TensorSource,
+  options: BuildOptions,
+  advance: (n: number) => void,
+): Tensor {
+  const t = options.allocate?.(name, shape) ?? keep(empty(shape, "f32", "base"));
+  t.name = name;
+  for (const [row, values] of chunks(name, shape, source)) {
+    t.write(values, row * t.columns);
+    advance(values.length);
+  }
+  return t;
+}
+
+function loadQuantized(
+  name: string,
+  shape: [number, number],
+  source: TensorSource,
+  config: QuantizationConfig,
+  advance: (n: number) => void,
+): QuantizedTensor {
+  const q = createQuantized(shape, config);
+  for (const [row, values] of chunks(name, shape, source)) {
+    scope(() => quantizeRows(q, row, tensor(values, [values.length / shape[1], shape[1]], "f32", "scratch")));
+    advance(values.length);
+  }
+  finishQuantized(q);
+  return q;
+}
+
+/** The report that follows loading: what was quantized and what it costs. */
+export function describeLoad(model: Model): string {
+  const s = model.summary;
+  const millions = (n: number) => `${(n / 1e6).toFixed(1)} M`;
+  const quantized = s.quantizedLayers > 0
+    ? `${s.quantizedLayers} linear layers quantized (${millions(s.quantizedParameters)} parameters, ` +
+      `${(100 * s.quantizedParameters / s.parameters).toFixed(1)} %, ${s.bitsPerParameter.toFixed(3)} bits each), ` +
+      `${s.denseLayers} left dense`
+    : `${s.denseLayers} linear layers, none quantized`;
+  return `${millions(s.parameters)} parameters in ${mib(s.bytes)}: ${quantized}; loaded in ${s.seconds.toFixed(1)} s`;
+}

@@ -1,0 +1,88 @@
+/**
+ * The language-model head: linear, softmax and cross-entropy in one operation that never holds all logits.
+ * @module
+ */
+import { NibbleError } from "../../errors.ts";
+import { defineKernel, gpu } from "../../gpu/mod.ts";
+import source from "../../../wgsl/cross_entropy.wgsl" with { type: "text" };
+import { record, recording } from "../tape.ts";
+import { empty, scope, type Tensor, tensor, zeros } from "../tensor.ts";
+import { gatherRows } from "./embedding.ts";
+import { productInto } from "./linear.ts";
+import { matmulInto } from "./matmul_kernel.ts";
+import { columnSum } from "./reduce.ts";
+
+const kernel = defineKernel("cross_entropy", source);
+
+/** Label of positions that take no part in the loss. */
+export const IGNORED = -100;
+
+/** Most bytes of logits at a time. */
+const CHUNK_BYTES = 32 * 2 ** 20;
+
+/** What the head returns. */
+export interface HeadResult {
+  /** `[1, 2]`: sum of negative log-likelihoods, and how many labels were the most likely token. */
+  stats: Tensor;
+  /** Labels that counted. */
+  count: number;
+}
+
+/**
+ * Sum of `-log softmax(x wᵀ)[label]` over the rows whose label is not -100.
+ *
+ * Rows without a label are dropped before the product. Logits exist for one chunk of rows at a time, and the
+ * gradient is computed there and then (as in Liger kernels, arXiv 2410.10989, section 3.2), so a step holds
+ * `chunk x V` floats instead of `B·T x V`. The gradient is that of the *sum*: divide by the tokens of the whole
+ * accumulation window in the optimizer.
+ *
+ * @param x `[rows, C]`
+ * @param w `[V, C]`
+ * @param labels `[rows]` on the host, -100 ignored
+ */
+export function linearCrossEntropy(x: Tensor, w: Tensor, labels: Int32Array): HeadResult {
+  const index: number[] = [];
+  labels.forEach((label, i) => {
+    if (label === IGNORED) return;
+    if (label < 0 || label >= w.rows) {
+      throw new NibbleError("tensor/label", `Label ${label} at row ${i} is outside the vocabulary of ${w.rows}`);
+    }
+    index.push(i);
+  });
+  if (index.length === 0) throw new NibbleError("tensor/no-labels", "Every label of the batch is -100: nothing to learn");
+  const kept = index.length === x.rows ? x : gatherRows(x, Uint32Array.from(index));
+  const picked = tensor(Uint32Array.from(index, (i) => labels[i]!), [index.length]);
+  const stats = empty([index.length, 2]);
+  const wantX = recording() && kept.requiresGrad;
+  const wantW = recording() && w.requiresGrad;
+  const dx = wantX ? empty(kept.shape) : undefined;
+  const dw = wantW ? w.grad ?? zeros(w.shape) : undefined;
+  // multiples of 64 rows start on a multiple of 256 bytes, as bindings must
+  const rows = Math.max(64, Math.floor(Math.min(CHUNK_BYTES, gpu().maxBinding) / (4 * w.rows) / 64) * 64);
+  for (let first = 0; first < index.length; first += rows) {
+    scope(() => chunk(first, Math.min(index.length, first + rows)));
+  }
+
+  function chunk(first: number, last: number): void {
+    const part = rowsOf(kept, first, last);
+    const logits = empty([last - first, w.rows], "f32", "scratch");
+    matmulInto({ layout: "nt", x: part, w, y: logits });
+    const write = dx || dw ? 1 : 0;
+    gpu().kernels.launch(kernel, {
+      params: { rows: last - first, vocabulary: w.rows, first, write, scale: 1 },
+      bind: { logits: logits.range, labels: picked.range, stats: stats.range },
+      groups: [last - first],
+    });
+    if (dx) matmulInto({ layout: "nn", x: logits, w, y: rowsOf(dx, first, last) });
+    if (dw) productInto("tn", logits, part, dw);
+  }
+
+  const total = columnSum(stats).view([1, 2]);
+  record("linearCrossEntropy", total, [kept, w], () => [dx?.view(dx.shape), dw === w.grad ? undefined : dw]);
+  return { stats: total, count: index.length };
+}
+
+function rowsOf(x: Tensor, first: number, last: number): Tensor {
+  if (first === 0 && last === x.rows) return x.view(x.shape);
+  return x.slice(first, last);
+}

@@ -1,0 +1,34 @@
+/**
+ * Dropout with a mask that is drawn again rather than stored.
+ * @module
+ */
+import { defineKernel, gpu } from "../../gpu/mod.ts";
+import source from "../../../wgsl/dropout.wgsl" with { type: "text" };
+import { grid1d } from "../grid.ts";
+import { record } from "../tape.ts";
+import { empty, type Tensor } from "../tensor.ts";
+
+const kernel = defineKernel("dropout", source);
+
+/**
+ * `x * keep / (1 - rate)` (Srivastava et al. 2014, inverted form). The same seed draws the same mask.
+ *
+ * @param rate in [0, 1)
+ * @param seed 32 bits, different for every layer and step
+ */
+export function dropout(x: Tensor, rate: number, seed: number): Tensor {
+  return record("dropout", dropoutOnly(x, rate, seed), [x], (dy) => [dropoutOnly(dy, rate, seed)]);
+}
+
+/** {@link dropout} without recording: also its own gradient. */
+export function dropoutOnly(x: Tensor, rate: number, seed: number): Tensor {
+  const y = empty(x.shape);
+  const { groups, row } = grid1d(Math.ceil(x.size / 64), 64);
+  const threshold = Math.min(0xffffffff, Math.round(rate * 2 ** 32));
+  gpu().kernels.launch(kernel, {
+    params: { n: x.size, row, seed: seed >>> 0, threshold, scale: 1 / (1 - rate) },
+    bind: { x: x.range, y: y.range },
+    groups,
+  });
+  return y;
+}

@@ -1,0 +1,100 @@
+/**
+ * Table look-up by token id, and gathering of rows.
+ * @module
+ */
+import { NibbleError } from "../../errors.ts";
+import { defineKernel, gpu } from "../../gpu/mod.ts";
+import source from "../../../wgsl/embedding.wgsl" with { type: "text" };
+import { grid1d, rowRanges } from "../grid.ts";
+import { record } from "../tape.ts";
+import { empty, type Tensor, tensor, zeros } from "../tensor.ts";
+
+const kernel = defineKernel("embedding", source);
+
+/**
+ * `y[i] = w[ids[i]]`. The table may be larger than one binding.
+ *
+ * @param ids token ids, on the host: the backward sorts them there, so that sums run in a fixed order
+ * @param w `[vocabulary, C]`
+ * @returns `[ids.length, C]`
+ * @throws NibbleError `tensor/token-id` for an id outside the vocabulary
+ */
+export function embedding(ids: Uint32Array<ArrayBuffer>, w: Tensor): Tensor {
+  const bad = ids.findIndex((id) => id >= w.rows);
+  if (bad >= 0) {
+    throw new NibbleError("tensor/token-id", `Token id ${ids[bad]} at ${bad} is outside the vocabulary of ${w.rows}`, {
+      remedy: "Use the tokenizer that belongs to the model.",
+    });
+  }
+  const { columns } = w;
+  const y = empty([ids.length, columns]);
+  const idsOnDevice = tensor(ids, [ids.length]);
+  lookUp("forward", ids.length, w, (range) => ({ ids: idsOnDevice.range, w: range, y: y.range }));
+  return record("embedding", y, [w], (dy) => {
+    const dw = w.grad ?? zeros(w.shape);
+    const { distinct, starts, order } = groupRows(ids);
+    const bind = {
+      ids: tensor(distinct, [distinct.length]).range,
+      starts: tensor(starts, [starts.length]).range,
+      order: tensor(order, [order.length]).range,
+      dy: dy.range,
+    };
+    lookUp("backward", distinct.length, dw, (range) => ({ ...bind, dw: range }));
+    return [dw === w.grad ? undefined : dw];
+  });
+}
+
+type Bind = Record<string, Tensor["range"]>;
+
+function lookUp(entry: string, rows: number, table: Tensor, bind: (range: Tensor["range"]) => Bind): void {
+  const { groups, row } = grid1d(Math.ceil(rows * table.columns / 64), 64);
+  for (const [first, last] of rowRanges(table.rows, [4 * table.columns])) {
+    gpu().kernels.launch(kernel, {
+      entry,
+      params: { rows, columns: table.columns, row, first, last },
+      bind: bind(table.rowRange(first, last)),
+      groups,
+    });
+  }
+}
+
+/** Distinct ids in ascending order, and for each the rows that hold it, in ascending order. */
+function groupRows(ids: Uint32Array<ArrayBuffer>) {
+  const order = Uint32Array.from(ids.keys()).sort((a, b) => ids[a]! - ids[b]! || a - b);
+  const distinct: number[] = [], starts: number[] = [];
+  order.forEach((row, i) => {
+    if (ids[row] !== distinct.at(-1) || i === 0) {
+      distinct.push(ids[row]!);
+      starts.push(i);
+    }
+  });
+  starts.push(ids.length);
+  return { distinct: Uint32Array.from(distinct), starts: Uint32Array.from(starts), order };
+}
+
+/** Rows `index` of `x`, which must be distinct: `[index.length, C]`. */
+export function gatherRows(x: Tensor, index: Uint32Array<ArrayBuffer>): Tensor {
+  const { columns } = x;
+  const onDevice = tensor(index, [index.length]);
+  const y = empty([index.length, columns]);
+  const { groups, row } = grid1d(Math.ceil(index.length * columns / 64), 64);
+  const params = { rows: index.length, columns, row, first: 0, last: x.rows };
+  const source = x.view([x.rows, columns]);
+  gpu().kernels.launch(kernel, {
+    entry: "forward",
+    params,
+    bind: { ids: onDevice.range, w: source.range, y: y.range },
+    groups,
+  });
+  source.dispose();
+  return record("gatherRows", y, [x], (dy) => {
+    const dx = zeros(x.shape);
+    gpu().kernels.launch(kernel, {
+      entry: "scatter",
+      params,
+      bind: { ids: onDevice.range, dy: dy.range, y: dx.range },
+      groups,
+    });
+    return [dx];
+  });
+}

@@ -1,0 +1,60 @@
+/**
+ * Matrix products with gradients.
+ * @module
+ */
+import { record } from "../tape.ts";
+import { empty, shapeError, type Tensor, zeros } from "../tensor.ts";
+import { matmulInto } from "./matmul_kernel.ts";
+
+/** Operand layouts: `nt` is x·wᵀ, `nn` x·w, `tn` xᵀ·w. */
+export type Layout = "nt" | "nn" | "tn";
+
+/** `[M, N]` of a product of two matrices in `layout`; not recorded. */
+export function product(layout: Layout, x: Tensor, w: Tensor, alpha = 1): Tensor {
+  const m = layout === "tn" ? x.columns : x.rows;
+  const n = layout === "nt" ? w.rows : w.columns;
+  const y = empty([m, n]);
+  matmulInto({ layout, x, w, y, alpha });
+  return y;
+}
+
+/** Adds `alpha *` a product to `y` in place; not recorded. */
+export function productInto(layout: Layout, x: Tensor, w: Tensor, y: Tensor, alpha = 1): void {
+  matmulInto({ layout, x, w, y, alpha, accumulate: true });
+}
+
+/**
+ * `y = x wᵀ`, a linear layer without bias.
+ *
+ * @param x `[M, K]`
+ * @param w `[N, K]`, f32, f16 or bf16
+ */
+export function linear(x: Tensor, w: Tensor): Tensor {
+  if (x.columns !== w.columns) throw shapeError("linear", `x [${x.shape}], w [${w.shape}]`);
+  return record("linear", product("nt", x, w), [x, w], (dy) => {
+    const dx = x.requiresGrad ? product("nn", dy, w) : undefined;
+    if (!w.requiresGrad) return [dx, undefined];
+    if (w.grad) {
+      productInto("tn", dy, x, w.grad);
+      return [dx, undefined];
+    }
+    return [dx, product("tn", dy, x)];
+  });
+}
+
+/** Matrix product in any layout, with both gradients. `x` and `w` are 2-D. */
+export function matmul(x: Tensor, w: Tensor, layout: Layout = "nn"): Tensor {
+  if (layout === "nt") return linear(x, w);
+  return record(`matmul.${layout}`, product(layout, x, w), [x, w], (dy) => {
+    const needX = x.requiresGrad, needW = w.requiresGrad;
+    if (layout === "nn") {
+      return [needX ? product("nt", dy, w) : undefined, needW ? product("tn", x, dy) : undefined];
+    }
+    return [needX ? product("nt", w, dy) : undefined, needW ? product("nn", x, dy) : undefined];
+  });
+}
+
+/** Zeros where a gradient is missing, so that callers can add to it. */
+export function gradientOf(t: Tensor): Tensor {
+  return t.grad ?? zeros(t.shape);
+}

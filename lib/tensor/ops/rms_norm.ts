@@ -1,0 +1,41 @@
+/**
+ * Root mean square layer normalisation.
+ * @module
+ */
+import { defineKernel, gpu } from "../../gpu/mod.ts";
+import source from "../../../wgsl/rms_norm.wgsl" with { type: "text" };
+import { grid1d } from "../grid.ts";
+import { record } from "../tape.ts";
+import { empty, shapeError, type Tensor, zeros } from "../tensor.ts";
+
+const kernel = defineKernel("rms_norm", source);
+
+/**
+ * `y = x / sqrt(mean(x^2) + eps) * w` over the last axis (Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4).
+ *
+ * @param x `[..., C]`
+ * @param w `[C]`
+ */
+export function rmsNorm(x: Tensor, w: Tensor, eps: number): Tensor {
+  if (w.size !== x.columns) throw shapeError("rmsNorm", `x [${x.shape}], w [${w.shape}]`);
+  const { rows, columns } = x;
+  const y = empty(x.shape);
+  const r = empty([rows]);
+  const { groups, row } = grid1d(rows, 64);
+  const params = { rows, columns, row, eps };
+  const launch = (entry: string, bind: Record<string, Tensor>, over = groups) =>
+    gpu().kernels.launch(kernel, {
+      entry,
+      params,
+      bind: Object.fromEntries(Object.entries(bind).map(([name, t]) => [name, t.range])),
+      groups: over,
+    });
+  launch("forward", { x, w, y, r });
+  return record("rmsNorm", y, [x, w], (dy) => {
+    const dx = x.requiresGrad ? empty(x.shape) : undefined;
+    if (dx) launch("backward_x", { x, w, r, dy, dx });
+    const dw = w.requiresGrad ? w.grad ?? zeros(w.shape) : undefined;
+    if (dw) launch("backward_w", { x, r, dy, dw }, [Math.ceil(columns / 64), 1]);
+    return [dx, dw === w.grad ? undefined : dw];
+  });
+}

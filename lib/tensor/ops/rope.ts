@@ -1,0 +1,107 @@
+/**
+ * Rotary position embedding and its tables.
+ * @module
+ */
+import { NibbleError } from "../../errors.ts";
+import { defineKernel, gpu } from "../../gpu/mod.ts";
+import source from "../../../wgsl/rope.wgsl" with { type: "text" };
+import { grid1d } from "../grid.ts";
+import { record } from "../tape.ts";
+import { empty, keep, type Tensor, tensor } from "../tensor.ts";
+
+const kernel = defineKernel("rope", source);
+
+/** `rope_scaling` of a model's config.json. */
+export interface RopeScaling {
+  rope_type: string;
+  factor?: number;
+  low_freq_factor?: number;
+  high_freq_factor?: number;
+  original_max_position_embeddings?: number;
+  beta_fast?: number;
+  beta_slow?: number;
+  attention_factor?: number;
+}
+
+/**
+ * Cosines and sines `[positions, dim / 2, 2]`, computed in f64 and rounded once.
+ *
+ * Types: `default`, `linear` (Chen et al. 2023), `llama3` (Llama 3.1's scaling by wavelength), `yarn` (Peng et al.
+ * 2023, arXiv 2309.00071). `dynamic` equals `default` up to `original_max_position_embeddings`.
+ */
+export function ropeTable(dim: number, theta: number, positions: number, scaling?: RopeScaling): Tensor {
+  const { frequencies, magnitude } = inverseFrequencies(dim, theta, positions, scaling);
+  const half = dim / 2;
+  const table = new Float32Array(positions * dim);
+  for (let p = 0; p < positions; p++) {
+    for (let j = 0; j < half; j++) {
+      // the angle is rounded to f32 first, as the reference implementations do
+      const angle = Math.fround(p * frequencies[j]!);
+      table[(p * half + j) * 2] = Math.cos(angle) * magnitude;
+      table[(p * half + j) * 2 + 1] = Math.sin(angle) * magnitude;
+    }
+  }
+  return keep(tensor(table, [positions, half, 2], "f32", "base"));
+}
+
+function inverseFrequencies(dim: number, theta: number, positions: number, scaling?: RopeScaling) {
+  const original = scaling?.original_max_position_embeddings ?? positions;
+  const factor = scaling?.factor ?? 1;
+  let base = theta;
+  const type = scaling?.rope_type ?? "default";
+  if (type === "dynamic" && positions > original) {
+    base = theta * (factor * positions / original - (factor - 1)) ** (dim / (dim - 2));
+  }
+  const plain = Array.from({ length: dim / 2 }, (_, j) => Math.fround(1 / base ** (2 * j / dim)));
+  if (type === "default" || type === "dynamic") return { frequencies: plain, magnitude: 1 };
+  if (type === "linear") return { frequencies: plain.map((f) => Math.fround(f / factor)), magnitude: 1 };
+  if (type === "llama3") {
+    const low = scaling?.low_freq_factor ?? 1, high = scaling?.high_freq_factor ?? 4;
+    const frequencies = plain.map((f) => {
+      const wavelength = 2 * Math.PI / f;
+      if (wavelength > original / low) return Math.fround(f / factor);
+      if (wavelength < original / high) return f;
+      const smooth = (original / wavelength - low) / (high - low);
+      return Math.fround((1 - smooth) * f / factor + smooth * f);
+    });
+    return { frequencies, magnitude: 1 };
+  }
+  if (type === "yarn") {
+    const turns = (n: number) => dim * Math.log(original / (n * 2 * Math.PI)) / (2 * Math.log(base));
+    const low = Math.max(0, Math.floor(turns(scaling?.beta_fast ?? 32)));
+    const high = Math.min(dim - 1, Math.ceil(turns(scaling?.beta_slow ?? 1)));
+    const frequencies = plain.map((f, j) => {
+      const ramp = Math.min(1, Math.max(0, (j - low) / Math.max(high - low, 0.001)));
+      return Math.fround(f / factor * ramp + f * (1 - ramp));
+    });
+    return { frequencies, magnitude: scaling?.attention_factor ?? (factor <= 1 ? 1 : 0.1 * Math.log(factor) + 1) };
+  }
+  throw new NibbleError("model/rope-type", `Unknown rope_type '${type}'`, {
+    where: "config.json, rope_scaling",
+    remedy: "Supported: default, linear, dynamic, llama3, yarn.",
+  });
+}
+
+/**
+ * Rotates the first `rotary` elements of every head by its position's angles.
+ *
+ * @param x `[rows, heads * headDim]`
+ * @param positions u32 `[rows]`, each below the table's length
+ * @param table from {@link ropeTable}
+ */
+export function rope(x: Tensor, positions: Tensor, table: Tensor, heads: number, headDim: number): Tensor {
+  const rotary = table.shape[1]! * 2;
+  const rotate = (from: Tensor, sign: number): Tensor => {
+    const to = empty(from.shape);
+    if (rotary < headDim) gpu().stream.copy(from.buffer, from.offset, to.buffer, to.offset, from.bytes);
+    const pairs = from.rows * heads * rotary / 2;
+    const { groups, row } = grid1d(Math.ceil(pairs / 64), 64);
+    gpu().kernels.launch(kernel, {
+      params: { pairs, row, heads, head_dim: headDim, rotary, sign },
+      bind: { x: from.range, positions: positions.range, table: table.range, y: to.range },
+      groups,
+    });
+    return to;
+  };
+  return record("rope", rotate(x, 1), [x], (dy) => [rotate(dy, -1)]);
+}
