@@ -3,7 +3,13 @@
  * @module
  */
 import { NibbleError } from "../errors.ts";
-import { baseBackward, baseForward, baseLinear, type ForwardContext, type LinearLayer } from "../model/linear.ts";
+import {
+  baseBackward,
+  baseForward,
+  baseLinear,
+  type ForwardContext,
+  type LinearLayer,
+} from "../model/linear.ts";
 import type { Model } from "../model/model.ts";
 import { hashText, uniform } from "../model/random_source.ts";
 import { dropoutOnly } from "../tensor/ops/dropout.ts";
@@ -50,22 +56,33 @@ export interface Adapter {
  */
 export function targetModules(model: Model, targets: readonly string[] | string): string[] {
   const all = [...model.linears.keys()];
-  const list = typeof targets === "string" ? undefined : targets.length === 1 && targets[0] === "all-linear" ? "all-linear" : targets;
+  const list = typeof targets === "string"
+    ? undefined
+    : targets.length === 1 && targets[0] === "all-linear"
+    ? "all-linear"
+    : targets;
   let matched: string[];
   if (targets === "all-linear" || list === "all-linear") matched = all;
   else if (typeof targets === "string") matched = all.filter((m) => new RegExp(`^(?:${targets})$`).test(m));
   else matched = all.filter((m) => targets.some((t) => m === t || m.endsWith(`.${t}`)));
   if (matched.length === 0) {
     const names = [...new Set(all.map((m) => m.split(".").at(-1)!))];
-    throw new NibbleError("lora/no-target", `No module matches lora_target_modules ${JSON.stringify(targets)}`, {
-      remedy: `This model has ${names.join(", ")}; or use all-linear.`,
-    });
+    throw new NibbleError(
+      "lora/no-target",
+      `No module matches lora_target_modules ${JSON.stringify(targets)}`,
+      {
+        remedy: `This model has ${names.join(", ")}; or use all-linear.`,
+      },
+    );
   }
   return matched;
 }
 
 /** Names and shapes of an adapter's parameters, in order, as PEFT names them inside `base_model.model.`. */
-export function adapterShapes(model: Model, config: LoraConfig): { module: string; name: string; shape: [number, number] }[] {
+export function adapterShapes(
+  model: Model,
+  config: LoraConfig,
+): { module: string; name: string; shape: [number, number] }[] {
   return targetModules(model, config.target_modules).flatMap((module) => {
     const [out, into] = model.linears.get(module)!.shape;
     return [
@@ -121,7 +138,13 @@ export function addAdapter(
  * ever made for the adapter: with h = drop(x) Aᵀ and dh = s dy B,
  * `dB += s dyᵀ h`, `dA += dhᵀ drop(x)`, `dx = dy W + dropᵀ(dh A)`.
  */
-function loraLinear(lora: LoraLayer, x: Tensor, rate: number, context: ForwardContext, layerSeed: number): Tensor {
+function loraLinear(
+  lora: LoraLayer,
+  x: Tensor,
+  rate: number,
+  context: ForwardContext,
+  layerSeed: number,
+): Tensor {
   const { layer: { weight }, a, b, scaling: s } = lora;
   const seed = context.dropoutSeed === undefined ? undefined : (context.dropoutSeed ^ layerSeed) >>> 0;
   const dropping = rate > 0 && seed !== undefined;
