@@ -60,11 +60,15 @@ export function readConfig(raw: Record<string, unknown>, where: string): ModelCo
   if (!defaults) {
     throw new NibbleError("model/unsupported", `The architecture '${type}' is not supported`, {
       where,
-      remedy: `Supported: ${Object.keys(FAMILIES).join(", ")} (Llama, SmolLM2, Mistral and their fine-tunes).`,
+      remedy: `Supported: ${
+        Object.keys(FAMILIES).join(", ")
+      } (Llama, SmolLM2, Mistral and their fine-tunes).`,
     });
   }
   for (const key of ["attention_bias", "mlp_bias"]) {
-    if (raw[key] === true) throw new NibbleError("model/unsupported", `'${key}: true' is not supported`, { where });
+    if (raw[key] === true) {
+      throw new NibbleError("model/unsupported", `'${key}: true' is not supported`, { where });
+    }
   }
   if (raw.hidden_act !== undefined && raw.hidden_act !== "silu") {
     throw new NibbleError("model/unsupported", `'hidden_act: ${raw.hidden_act}' is not supported`, {
@@ -75,7 +79,9 @@ export function readConfig(raw: Record<string, unknown>, where: string): ModelCo
   const number = (key: keyof ModelConfig, fallback?: number): number => {
     const value = raw[key] ?? defaults[key] ?? fallback;
     if (typeof value !== "number" || !(value > 0)) {
-      throw new NibbleError("model/config", `'${key}' is ${JSON.stringify(value)}, not a positive number`, { where });
+      throw new NibbleError("model/config", `'${key}' is ${JSON.stringify(value)}, not a positive number`, {
+        where,
+      });
     }
     return value;
   };
@@ -84,7 +90,11 @@ export function readConfig(raw: Record<string, unknown>, where: string): ModelCo
   const kv = number("num_key_value_heads", heads);
   const headDim = number("head_dim", hidden / heads);
   if (heads % kv !== 0 || !Number.isInteger(headDim) || headDim % 2 !== 0) {
-    throw new NibbleError("model/config", `${heads} heads of ${headDim} over ${kv} key-value heads do not fit`, { where });
+    throw new NibbleError(
+      "model/config",
+      `${heads} heads of ${headDim} over ${kv} key-value heads do not fit`,
+      { where },
+    );
   }
   const parameters = (raw.rope_parameters ?? {}) as Record<string, unknown>; // Transformers 5 spelling
   const scaling = (raw.rope_scaling ?? raw.rope_parameters) as Record<string, unknown> | undefined;
@@ -111,7 +121,10 @@ export function readConfig(raw: Record<string, unknown>, where: string): ModelCo
   };
 }
 
-function readScaling(raw: Record<string, unknown> | undefined | null, positions: number): RopeScaling | undefined {
+function readScaling(
+  raw: Record<string, unknown> | undefined | null,
+  positions: number,
+): RopeScaling | undefined {
   const type = raw?.rope_type ?? raw?.type;
   if (!raw || type === undefined || type === "default") return undefined;
   return {
@@ -144,7 +157,9 @@ export function parameterShapes(c: ModelConfig): { name: string; shape: number[]
   for (let i = 0; i < c.num_hidden_layers; i++) {
     const at = `model.layers.${i}.`;
     out.push({ name: `${at}input_layernorm.weight`, shape: [c.hidden_size], linear: false });
-    for (const { module, shape } of blockLinears(c)) out.push({ name: `${at}${module}.weight`, shape, linear: true });
+    for (const { module, shape } of blockLinears(c)) {
+      out.push({ name: `${at}${module}.weight`, shape, linear: true });
+    }
     out.push({ name: `${at}post_attention_layernorm.weight`, shape: [c.hidden_size], linear: false });
   }
   out.push({ name: "model.norm.weight", shape: [c.hidden_size], linear: false });

@@ -44,13 +44,20 @@ const PREFILL = 256;
  *
  * @throws NibbleError `model/too-long` when prompt and text exceed the positions the model was loaded for
  */
-export async function generate(model: Model, prompt: readonly number[], options: GenerateOptions = {}): Promise<Generation> {
+export async function generate(
+  model: Model,
+  prompt: readonly number[],
+  options: GenerateOptions = {},
+): Promise<Generation> {
   const { config } = model;
   const limit = model.rope.shape[0]!;
   const wanted = options.max_new_tokens ?? 128;
   if (prompt.length === 0) throw new NibbleError("model/empty-prompt", "The prompt has no tokens");
   if (prompt.length >= limit) {
-    throw new NibbleError("model/too-long", `The prompt has ${prompt.length} tokens, the model ${limit} positions`);
+    throw new NibbleError(
+      "model/too-long",
+      `The prompt has ${prompt.length} tokens, the model ${limit} positions`,
+    );
   }
   const capacity = Math.min(limit, prompt.length + wanted);
   const width = config.num_key_value_heads * config.head_dim;
@@ -103,7 +110,12 @@ export async function generate(model: Model, prompt: readonly number[], options:
 }
 
 /** Runs tokens at positions `start ...` and returns the logits of the last one, `[1, V]`. */
-function advance(model: Model, ids: readonly number[], start: number, caches: readonly { k: Tensor; v: Tensor }[]): Tensor {
+function advance(
+  model: Model,
+  ids: readonly number[],
+  start: number,
+  caches: readonly { k: Tensor; v: Tensor }[],
+): Tensor {
   const { config: c } = model;
   const { num_attention_heads: heads, num_key_value_heads: kvHeads, head_dim: headDim } = c;
   const context = { dropoutSeed: undefined };

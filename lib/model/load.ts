@@ -5,7 +5,13 @@
 import { NibbleError } from "../errors.ts";
 import type { TensorSource } from "../formats/mod.ts";
 import { mib } from "../gpu/mod.ts";
-import { createQuantized, finishQuantized, type QuantizedTensor, quantizeRows, type QuantType } from "../quant/mod.ts";
+import {
+  createQuantized,
+  finishQuantized,
+  type QuantizedTensor,
+  quantizeRows,
+  type QuantType,
+} from "../quant/mod.ts";
 import { ropeTable } from "../tensor/ops/rope.ts";
 import { empty, keep, scope, type Tensor, tensor } from "../tensor/tensor.ts";
 import { blockLinears, type ModelConfig, parameterShapes, readConfig } from "./config.ts";
@@ -92,7 +98,9 @@ export function buildModel(
       remedy: "Check the list of skipped modules.",
     });
   }
-  summary.bitsPerParameter = summary.quantizedParameters ? 8 * summary.quantizedBytes / summary.quantizedParameters : 0;
+  summary.bitsPerParameter = summary.quantizedParameters
+    ? 8 * summary.quantizedBytes / summary.quantizedParameters
+    : 0;
   const positions = Math.min(options.maxPositions ?? 8192, config.max_position_embeddings);
   const rope = ropeTable(config.head_dim, config.rope_theta, positions, config.rope_scaling);
   summary.bytes += rope.bytes;
@@ -134,7 +142,11 @@ function blockOf(i: number, dense: Map<string, Tensor>, linears: Map<string, Lin
 }
 
 /** Every tensor present with the shape that the config implies, before anything is loaded. */
-function checkTensors(config: ModelConfig, source: TensorSource, shapes: readonly { name: string; shape: number[] }[]): void {
+function checkTensors(
+  config: ModelConfig,
+  source: TensorSource,
+  shapes: readonly { name: string; shape: number[] }[],
+): void {
   for (const { name, shape } of shapes) {
     const info = source.tensors.get(name);
     if (!info) {
@@ -150,7 +162,9 @@ function checkTensors(config: ModelConfig, source: TensorSource, shapes: readonl
       throw new NibbleError("model/shape", `'${name}' is [${info.shape}], the config implies [${shape}]`, {
         where: source.path,
         remedy: vocabulary
-          ? `vocab_size in config.json is ${shape[0]}, the embedding has ${info.shape[0]} rows; they must agree.`
+          ? `vocab_size in config.json is ${shape[0]}, the embedding has ${
+            info.shape[0]
+          } rows; they must agree.`
           : `config.json and the weights do not belong together (linear layers of a block: ${
             blockLinears(config).map((l) => l.module).join(", ")
           }).`,
@@ -164,7 +178,11 @@ function count(shape: readonly number[]): number {
 }
 
 /** Reads a tensor in chunks of whole rows, a multiple of 64 of them, and refuses NaN and infinities. */
-function* chunks(name: string, shape: readonly number[], source: TensorSource): Generator<[number, Float32Array<ArrayBuffer>]> {
+function* chunks(
+  name: string,
+  shape: readonly number[],
+  source: TensorSource,
+): Generator<[number, Float32Array<ArrayBuffer>]> {
   const columns = shape.at(-1)!;
   const rows = count(shape) / columns;
   const step = Math.max(64, Math.floor(CHUNK_ELEMENTS / columns / 64) * 64);
@@ -220,8 +238,12 @@ export function describeLoad(model: Model): string {
   const millions = (n: number) => `${(n / 1e6).toFixed(1)} M`;
   const quantized = s.quantizedLayers > 0
     ? `${s.quantizedLayers} linear layers quantized (${millions(s.quantizedParameters)} parameters, ` +
-      `${(100 * s.quantizedParameters / s.parameters).toFixed(1)} %, ${s.bitsPerParameter.toFixed(3)} bits each), ` +
+      `${(100 * s.quantizedParameters / s.parameters).toFixed(1)} %, ${
+        s.bitsPerParameter.toFixed(3)
+      } bits each), ` +
       `${s.denseLayers} left dense`
     : `${s.denseLayers} linear layers, none quantized`;
-  return `${millions(s.parameters)} parameters in ${mib(s.bytes)}: ${quantized}; loaded in ${s.seconds.toFixed(1)} s`;
+  return `${millions(s.parameters)} parameters in ${mib(s.bytes)}: ${quantized}; loaded in ${
+    s.seconds.toFixed(1)
+  } s`;
 }

@@ -62,7 +62,7 @@ export interface LoadSummary {
 
 /** A batch on the device; ids and labels stay on the host, where the look-ups are prepared. */
 export interface ModelInput {
-  ids: Uint32Array<ArrayBuffer>;
+  ids: Uint32Array;
   /** u32 `[B * T]`. */
   positions: Tensor;
   /** u32 `[B * T]`, document numbers, 0 for padding. */
@@ -100,7 +100,13 @@ export function forward(model: Model, input: ModelInput, options: ForwardOptions
 }
 
 /** Pre-norm block: `h = x + attention(norm(x))`, `y = h + mlp(norm(h))`. `x` is `[B * T, C]`. */
-function blockForward(block: Block, x: Tensor, model: Model, input: ModelInput, context: ForwardContext): Tensor {
+function blockForward(
+  block: Block,
+  x: Tensor,
+  model: Model,
+  input: ModelInput,
+  context: ForwardContext,
+): Tensor {
   const { config: c, rope: table } = model;
   const { num_attention_heads: heads, num_key_value_heads: kvHeads, head_dim: headDim } = c;
   const n = rmsNorm(x, block.inputNorm, c.rms_norm_eps);
@@ -127,9 +133,9 @@ function blockForward(block: Block, x: Tensor, model: Model, input: ModelInput, 
 
 /** Puts a batch's positions and segments on the device. */
 export function modelInput(batch: {
-  ids: Uint32Array<ArrayBuffer>;
-  positions: Uint32Array<ArrayBuffer>;
-  segments: Uint32Array<ArrayBuffer>;
+  ids: Uint32Array;
+  positions: Uint32Array;
+  segments: Uint32Array;
   batch: number;
   time: number;
 }): ModelInput {
@@ -161,7 +167,12 @@ export async function logits(model: Model, ids: readonly number[]): Promise<Floa
 
 /** Logits of hidden states; whole, so for few rows only. */
 export function applyHead(model: Model, hidden: Tensor): Tensor {
-  const head: LinearLayer = { module: "lm_head", shape: [model.head.rows, model.head.columns], weight: model.head, adapter: undefined };
+  const head: LinearLayer = {
+    module: "lm_head",
+    shape: [model.head.rows, model.head.columns],
+    weight: model.head,
+    adapter: undefined,
+  };
   return applyLinear(head, hidden, { dropoutSeed: undefined });
 }
 

@@ -58,7 +58,9 @@ export function sampleToken(
   const total = weights.reduce((a, b) => a + b, 0);
   let kept = 0, mass = 0;
   // the token that crosses top_p is kept, so at least one is
-  while (kept < order.length && (kept === 0 || mass < top_p * total) && weights[kept]! >= min_p * weights[0]!) {
+  while (
+    kept < order.length && (kept === 0 || mass < top_p * total) && weights[kept]! >= min_p * weights[0]!
+  ) {
     mass += weights[kept++]!;
   }
   weights = weights.slice(0, kept);

@@ -12,11 +12,7 @@ export type DType = "f32" | "f16" | "bf16" | "u32" | "i32";
 export const BYTES: Record<DType, number> = { f32: 4, f16: 2, bf16: 2, u32: 4, i32: 4 };
 
 /** Typed arrays that tensors are made from. */
-export type HostArray =
-  | Float32Array<ArrayBuffer>
-  | Uint32Array<ArrayBuffer>
-  | Int32Array<ArrayBuffer>
-  | Uint16Array<ArrayBuffer>;
+export type HostArray = Float32Array | Uint32Array | Int32Array | Uint16Array;
 
 /** A dense row-major tensor on the device. Dispose it, or make it inside a {@link scope} that does. */
 export class Tensor {
@@ -79,7 +75,9 @@ export class Tensor {
   /** Another shape over the same bytes; owns the buffer together with this tensor. */
   view(shape: readonly number[]): Tensor {
     const size = shape.reduce((a, b) => a * b, 1);
-    if (size !== this.size) throw shapeError("view", `[${this.shape}] has ${this.size} elements, [${shape}] ${size}`);
+    if (size !== this.size) {
+      throw shapeError("view", `[${this.shape}] has ${this.size} elements, [${shape}] ${size}`);
+    }
     this.buffer.references++;
     return new Tensor(shape, this.dtype, this.buffer, this.offset);
   }
@@ -87,7 +85,9 @@ export class Tensor {
   /** Rows `[from, to)` over the same bytes; `from` rows must be a multiple of 256 bytes. Not recorded. */
   slice(from: number, to: number): Tensor {
     const start = from * this.columns * BYTES[this.dtype];
-    if (start % 256 !== 0) throw shapeError("slice", `row ${from} of [${this.shape}] starts at byte ${start}`);
+    if (start % 256 !== 0) {
+      throw shapeError("slice", `row ${from} of [${this.shape}] starts at byte ${start}`);
+    }
     this.buffer.references++;
     return new Tensor([to - from, this.columns], this.dtype, this.buffer, this.offset + start);
   }
@@ -105,7 +105,11 @@ export class Tensor {
 
   /** Reads the elements back (one readback, at least 10 ms). f16 and bf16 arrive as f32. */
   async data(): Promise<Float32Array<ArrayBuffer>> {
-    const [bytes] = await gpu().stream.read([{ buffer: this.buffer, offset: this.offset, bytes: this.bytes }]);
+    const [bytes] = await gpu().stream.read([{
+      buffer: this.buffer,
+      offset: this.offset,
+      bytes: this.bytes,
+    }]);
     if (this.dtype === "f32") return new Float32Array(bytes!);
     if (this.dtype === "f16") return new Float32Array(new Float16Array(bytes!));
     if (this.dtype === "bf16") {
@@ -116,7 +120,7 @@ export class Tensor {
 
   /** Overwrites the elements from `start` on. */
   write(data: HostArray, start = 0): void {
-    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+    const bytes = new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength);
     gpu().stream.write(this.buffer, this.offset + start * BYTES[this.dtype], padded(bytes));
   }
 }
@@ -180,13 +184,21 @@ function tensorsIn(value: unknown): Tensor[] {
 }
 
 /** A tensor with undefined contents. */
-export function empty(shape: readonly number[], dtype: DType = "f32", kind: BufferKind = "activation"): Tensor {
+export function empty(
+  shape: readonly number[],
+  dtype: DType = "f32",
+  kind: BufferKind = "activation",
+): Tensor {
   const bytes = shape.reduce((a, b) => a * b, 1) * BYTES[dtype];
   return new Tensor(shape, dtype, gpu().pool.acquire(bytes, kind));
 }
 
 /** A tensor of zeros. */
-export function zeros(shape: readonly number[], dtype: DType = "f32", kind: BufferKind = "activation"): Tensor {
+export function zeros(
+  shape: readonly number[],
+  dtype: DType = "f32",
+  kind: BufferKind = "activation",
+): Tensor {
   const t = empty(shape, dtype, kind);
   gpu().stream.clear(t.buffer);
   return t;
@@ -206,7 +218,9 @@ export function tensor(
 ): Tensor {
   const type = dtype ?? (data instanceof Uint32Array ? "u32" : data instanceof Int32Array ? "i32" : "f32");
   const size = shape.reduce((a, b) => a * b, 1);
-  if (data.length !== size) throw shapeError("tensor", `${data.length} numbers for shape [${shape}] (${size})`);
+  if (data.length !== size) {
+    throw shapeError("tensor", `${data.length} numbers for shape [${shape}] (${size})`);
+  }
   const t = empty(shape, type, kind);
   t.write(ArrayBuffer.isView(data) ? data : Float32Array.from(data));
   return t;

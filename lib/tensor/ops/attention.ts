@@ -42,7 +42,12 @@ export interface AttentionOptions extends AttentionHeads {
 }
 
 /** Part of a tensor as a binding that starts on a multiple of 256 bytes, and where in it the part begins. */
-function part(t: Tensor, fromRow: number, toRow: number, rowElements: number): { range: BufferRange; base: number } {
+function part(
+  t: Tensor,
+  fromRow: number,
+  toRow: number,
+  rowElements: number,
+): { range: BufferRange; base: number } {
   const size = BYTES[t.dtype];
   const begin = fromRow * rowElements * size;
   const aligned = Math.floor(begin / 256) * 256;
@@ -59,14 +64,22 @@ function lanes(): number {
 
 function checkHeads(op: string, { heads, kvHeads, headDim, window }: AttentionHeads): void {
   if (headDim % 4 !== 0 || headDim < 4 || headDim > MAX_HEAD_DIM) {
-    throw new NibbleError("tensor/head-dim", `${op}: head_dim ${headDim} is not a multiple of 4 up to ${MAX_HEAD_DIM}`, {
-      where: "head_dim in config.json",
-    });
+    throw new NibbleError(
+      "tensor/head-dim",
+      `${op}: head_dim ${headDim} is not a multiple of 4 up to ${MAX_HEAD_DIM}`,
+      {
+        where: "head_dim in config.json",
+      },
+    );
   }
   if (heads % kvHeads !== 0) {
-    throw new NibbleError("tensor/heads", `${op}: ${heads} heads cannot share ${kvHeads} key and value heads equally`, {
-      where: "num_attention_heads and num_key_value_heads in config.json",
-    });
+    throw new NibbleError(
+      "tensor/heads",
+      `${op}: ${heads} heads cannot share ${kvHeads} key and value heads equally`,
+      {
+        where: "num_attention_heads and num_key_value_heads in config.json",
+      },
+    );
   }
   if (window !== undefined && !(window >= 1)) throw shapeError(op, `window ${window} is less than 1`);
 }
@@ -94,10 +107,14 @@ function launch(entry: string, problem: Problem, operands: Partial<Record<Operan
   const widest = Math.max(...Object.keys(operands).map((name) => 4 * rows(name) * rowElements(name)));
   const fit = batch * widest <= maxBinding ? batch : Math.floor((maxBinding - 256) / widest);
   if (fit < 1) {
-    throw new NibbleError("tensor/binding", `attention: one sequence of ${Math.max(time, keys)} tokens needs ${widest} bytes`, {
-      where: `${entry}; this device binds at most ${maxBinding} bytes`,
-      remedy: "Lower max_length.",
-    });
+    throw new NibbleError(
+      "tensor/binding",
+      `attention: one sequence of ${Math.max(time, keys)} tokens needs ${widest} bytes`,
+      {
+        where: `${entry}; this device binds at most ${maxBinding} bytes`,
+        remedy: "Lower max_length.",
+      },
+    );
   }
   const size = lanes();
   for (let from = 0; from < batch; from += fit) {
@@ -223,7 +240,10 @@ export function attentionDecode(options: AttentionDecodeOptions): Tensor {
   checkHeads("attentionDecode", options);
   const rows = q.size / (heads * headDim);
   const capacity = kCache.size / (kvHeads * headDim);
-  if (!Number.isInteger(rows) || !Number.isInteger(capacity) || vCache.size !== kCache.size || start + rows > capacity) {
+  if (
+    !Number.isInteger(rows) || !Number.isInteger(capacity) || vCache.size !== kCache.size ||
+    start + rows > capacity
+  ) {
     throw shapeError(
       "attentionDecode",
       `q [${q.shape}] at position ${start} over caches [${kCache.shape}] and [${vCache.shape}], ` +
@@ -233,7 +253,14 @@ export function attentionDecode(options: AttentionDecodeOptions): Tensor {
   const o = empty([rows, heads * headDim]);
   if (rows >= PREFILL_ROWS) {
     const stats = empty([rows, heads, 2]);
-    const problem: Problem = { ...options, batch: 1, time: rows, keys: start + rows, start, segmented: false };
+    const problem: Problem = {
+      ...options,
+      batch: 1,
+      time: rows,
+      keys: start + rows,
+      start,
+      segmented: false,
+    };
     // one document: the segments' binding must be there and is never read
     launch("forward", problem, { q, k: kCache, v: vCache, segments: q, o, stats });
     stats.dispose();
@@ -267,8 +294,14 @@ export function attentionDecode(options: AttentionDecodeOptions): Tensor {
  * @throws NibbleError `tensor/shape` when they do not fit
  */
 export function writeCache(cache: Tensor, rows: Tensor, start: number): void {
-  if (cache.dtype !== rows.dtype || cache.columns !== rows.columns || start + rows.rows > cache.rows || start < 0) {
-    throw shapeError("writeCache", `[${rows.shape}] ${rows.dtype} at row ${start} of [${cache.shape}] ${cache.dtype}`);
+  if (
+    cache.dtype !== rows.dtype || cache.columns !== rows.columns || start + rows.rows > cache.rows ||
+    start < 0
+  ) {
+    throw shapeError(
+      "writeCache",
+      `[${rows.shape}] ${rows.dtype} at row ${start} of [${cache.shape}] ${cache.dtype}`,
+    );
   }
   const row = cache.columns * BYTES[cache.dtype];
   gpu().stream.copy(rows.buffer, rows.offset, cache.buffer, cache.offset + start * row, rows.bytes);

@@ -45,11 +45,16 @@ export function linearCrossEntropy(x: Tensor, w: Tensor, labels: Int32Array): He
   labels.forEach((label, i) => {
     if (label === IGNORED) return;
     if (label < 0 || label >= w.rows) {
-      throw new NibbleError("tensor/label", `Label ${label} at row ${i} is outside the vocabulary of ${w.rows}`);
+      throw new NibbleError(
+        "tensor/label",
+        `Label ${label} at row ${i} is outside the vocabulary of ${w.rows}`,
+      );
     }
     index.push(i);
   });
-  if (index.length === 0) throw new NibbleError("tensor/no-labels", "Every label of the batch is -100: nothing to learn");
+  if (index.length === 0) {
+    throw new NibbleError("tensor/no-labels", "Every label of the batch is -100: nothing to learn");
+  }
   const kept = index.length === x.rows ? x : gatherRows(x, Uint32Array.from(index));
   const picked = tensor(Uint32Array.from(index, (i) => labels[i]!), [index.length]);
   const stats = empty([index.length, 2]);

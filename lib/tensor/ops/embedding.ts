@@ -19,12 +19,16 @@ const kernel = defineKernel("embedding", source);
  * @returns `[ids.length, C]`
  * @throws NibbleError `tensor/token-id` for an id outside the vocabulary
  */
-export function embedding(ids: Uint32Array<ArrayBuffer>, w: Tensor): Tensor {
+export function embedding(ids: Uint32Array, w: Tensor): Tensor {
   const bad = ids.findIndex((id) => id >= w.rows);
   if (bad >= 0) {
-    throw new NibbleError("tensor/token-id", `Token id ${ids[bad]} at ${bad} is outside the vocabulary of ${w.rows}`, {
-      remedy: "Use the tokenizer that belongs to the model.",
-    });
+    throw new NibbleError(
+      "tensor/token-id",
+      `Token id ${ids[bad]} at ${bad} is outside the vocabulary of ${w.rows}`,
+      {
+        remedy: "Use the tokenizer that belongs to the model.",
+      },
+    );
   }
   const { columns } = w;
   const y = empty([ids.length, columns]);
@@ -59,7 +63,7 @@ function lookUp(entry: string, rows: number, table: Tensor, bind: (range: Tensor
 }
 
 /** Distinct ids in ascending order, and for each the rows that hold it, in ascending order. */
-function groupRows(ids: Uint32Array<ArrayBuffer>) {
+function groupRows(ids: Uint32Array) {
   const order = Uint32Array.from(ids.keys()).sort((a, b) => ids[a]! - ids[b]! || a - b);
   const distinct: number[] = [], starts: number[] = [];
   order.forEach((row, i) => {
@@ -73,7 +77,7 @@ function groupRows(ids: Uint32Array<ArrayBuffer>) {
 }
 
 /** Rows `index` of `x`, which must be distinct: `[index.length, C]`. */
-export function gatherRows(x: Tensor, index: Uint32Array<ArrayBuffer>): Tensor {
+export function gatherRows(x: Tensor, index: Uint32Array): Tensor {
   const { columns } = x;
   const onDevice = tensor(index, [index.length]);
   const y = empty([index.length, columns]);

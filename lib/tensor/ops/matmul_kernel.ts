@@ -83,7 +83,9 @@ function* pieces({ layout, x, w, y, alpha = 1, accumulate = false }: MatmulOptio
   if (M * N === 0) return;
   const shared = { layout, ldx: x.columns, ldw: w.columns, ldy: N, wKind, alpha };
   const wRow = w.columns * BYTES[w.dtype];
-  const kRanges = layout === "nt" ? [[0, K] as const] : [...rowRanges(K, layout === "nn" ? [wRow] : [4 * M, wRow])];
+  const kRanges = layout === "nt"
+    ? [[0, K] as const]
+    : [...rowRanges(K, layout === "nn" ? [wRow] : [4 * M, wRow])];
   const nRanges = layout === "nt" ? [...rowRanges(N, [wRow])] : [[0, N] as const];
   for (const [m0, m1] of rowRanges(M, layout === "tn" ? [4 * N] : [4 * K, 4 * N])) {
     for (const [n0, n1] of nRanges) {

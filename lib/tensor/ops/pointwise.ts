@@ -35,7 +35,13 @@ function broadcastOf(op: string, a: Tensor, b: Tensor): Broadcast {
 
 type Operands = { a?: Tensor; b?: Tensor; y: Tensor; dy?: Tensor; db?: Tensor };
 
-function run(entry: string, op: number, operands: Operands, alpha = 1, how: Broadcast = { mode: 0, period: 1 }): void {
+function run(
+  entry: string,
+  op: number,
+  operands: Operands,
+  alpha = 1,
+  how: Broadcast = { mode: 0, period: 1 },
+): void {
   const { y } = operands;
   // broadcast operands are small beside a binding, and equal ones walk together
   const columns = how.mode === 0 ? 1 : how.period;
@@ -47,7 +53,11 @@ function run(entry: string, op: number, operands: Operands, alpha = 1, how: Broa
       Object.entries(operands).map(([name, t]) => {
         const whole = name === "b" && how.mode === 1;
         const width = name === "b" && how.mode === 2 ? 1 : columns;
-        const range = { buffer: t.buffer, offset: t.offset + from * width * 4, bytes: (to - from) * width * 4 };
+        const range = {
+          buffer: t.buffer,
+          offset: t.offset + from * width * 4,
+          bytes: (to - from) * width * 4,
+        };
         return [name, whole ? t.range : range];
       }),
     );

@@ -11,7 +11,9 @@ import { empty, shapeError, type Tensor } from "../tensor.ts";
 const kernel = defineKernel("reduce", source);
 
 function run(entry: string, x: Tensor, y: Tensor, rows: number, columns: number, scale: number): void {
-  const workgroups = entry === "row_sum" ? rows : Math.ceil((entry === "spread" ? rows * columns : columns) / 64);
+  const workgroups = entry === "row_sum"
+    ? rows
+    : Math.ceil((entry === "spread" ? rows * columns : columns) / 64);
   const { groups, row } = grid1d(workgroups, 64);
   gpu().kernels.launch(kernel, {
     entry,

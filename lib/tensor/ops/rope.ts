@@ -74,7 +74,10 @@ function inverseFrequencies(dim: number, theta: number, positions: number, scali
       const ramp = Math.min(1, Math.max(0, (j - low) / Math.max(high - low, 0.001)));
       return Math.fround(f / factor * ramp + f * (1 - ramp));
     });
-    return { frequencies, magnitude: scaling?.attention_factor ?? (factor <= 1 ? 1 : 0.1 * Math.log(factor) + 1) };
+    return {
+      frequencies,
+      magnitude: scaling?.attention_factor ?? (factor <= 1 ? 1 : 0.1 * Math.log(factor) + 1),
+    };
   }
   throw new NibbleError("model/rope-type", `Unknown rope_type '${type}'`, {
     where: "config.json, rope_scaling",

@@ -1,0 +1,176 @@
+/**
+ * The model of a run: base loaded, quantized or not, adapter or all weights made trainable.
+ * @module
+ */
+import { NibbleError } from "../errors.ts";
+import { contentHashOf, type ModelFiles, openModel } from "../formats/mod.ts";
+import { fetchModel } from "../hub/mod.ts";
+import { type Adapter, adapterShapes, addAdapter, type LoraConfig } from "../lora/lora.ts";
+import { readConfig } from "../model/config.ts";
+import { parameterShapes } from "../model/config.ts";
+import { buildModel } from "../model/load.ts";
+import type { Model } from "../model/model.ts";
+import { randomSource } from "../model/random_source.ts";
+import { createOptimizer, createParameterPages, type Optimizer, type ParameterPages } from "../optim/mod.ts";
+import { createTokenizer, type Tokenizer } from "../text/mod.ts";
+import type { TrainSettings } from "./settings.ts";
+
+/** A model ready to train. */
+export interface TrainableModel {
+  model: Model;
+  /** Undefined when every weight trains. */
+  adapter: Adapter | undefined;
+  pages: ParameterPages;
+  optimizer: Optimizer;
+  dispose(): void;
+}
+
+/** The files of a run's base model. */
+export interface BaseFiles {
+  files: ModelFiles;
+  tokenizer: Tokenizer;
+  /** SHA-256 over config and tensors, which adapters record. */
+  hash: string;
+}
+
+/** Options of {@link openBase}. */
+export interface OpenBaseOptions {
+  base?: string | undefined;
+  onNote?: ((note: string) => void) | undefined;
+  onProgress?: ((file: string, done: number, total: number) => void) | undefined;
+}
+
+/** Finds the base model, in the cache, on the Hub or on a mirror, and its tokenizer. */
+export async function openBase(s: TrainSettings, options: OpenBaseOptions = {}): Promise<BaseFiles> {
+  const fetchOptions = {
+    revision: s.model_revision,
+    ...(options.base ? { base: options.base } : {}),
+    ...(options.onNote ? { onNote: options.onNote } : {}),
+    ...(options.onProgress
+      ? { onProgress: (p: { file: string; done: number; total: number }) => options.onProgress!(p.file, p.done, p.total) }
+      : {}),
+  };
+  if (!s.model_name_or_path) {
+    throw new NibbleError("train/no-model", "The recipe names no model", { remedy: "Set model_name_or_path." });
+  }
+  const path = await fetchModel(s.model_name_or_path, fetchOptions);
+  const files = s.nibble_model_config ? freshFiles(path, s) : openModel(path);
+  const from = s.tokenizer_name_or_path ? openModel(await fetchModel(s.tokenizer_name_or_path, fetchOptions)) : files;
+  const tokenizer = createTokenizer(
+    {
+      tokenizerJson: from.tokenizerJson,
+      tokenizerConfig: from.tokenizerConfig,
+      generationConfig: from.generationConfig,
+      chatTemplate: s.chat_template ?? from.chatTemplate,
+      path: from.path,
+    },
+    {
+      ...(s.eos_token ? { eos_token: s.eos_token } : {}),
+      ...(s.pad_token ? { pad_token: s.pad_token } : {}),
+    },
+  );
+  const config = readConfig(files.config, files.path);
+  if (tokenizer.vocabSize > config.vocab_size) {
+    throw new NibbleError(
+      "model/vocabulary",
+      `The tokenizer has ${tokenizer.vocabSize} tokens, the model's embedding ${config.vocab_size} rows`,
+      { where: files.path, remedy: "Use the tokenizer that belongs to the model; the vocabulary is not grown." },
+    );
+  }
+  return { files, tokenizer, hash: s.nibble_model_config ? "fresh" : contentHashOf(files) };
+}
+
+/** A model that does not exist yet: the tokenizer's folder and the recipe's config. */
+function freshFiles(path: string, s: TrainSettings): ModelFiles {
+  const read = (name: string) => {
+    try {
+      return JSON.parse(Deno.readTextFileSync(`${path}/${name}`));
+    } catch {
+      return undefined;
+    }
+  };
+  const config = s.nibble_model_config!;
+  return {
+    path,
+    config,
+    source: randomSource(readConfig(config, "nibble_model_config"), s.seed),
+    tokenizerJson: read("tokenizer.json"),
+    tokenizerConfig: read("tokenizer_config.json") ?? {},
+    generationConfig: {},
+    chatTemplate: undefined,
+  };
+}
+
+/** LoRA settings of a run. Targets default to PEFT's choice for these families: query and value projections. */
+export function loraConfig(s: TrainSettings): LoraConfig {
+  return {
+    r: s.lora_r,
+    lora_alpha: s.lora_alpha,
+    lora_dropout: s.lora_dropout,
+    use_rslora: s.use_rslora,
+    target_modules: s.lora_target_modules ?? ["q_proj", "v_proj"],
+  };
+}
+
+/** Weights that Trainer does not decay. */
+function decays(name: string): boolean {
+  return !/bias|norm/.test(name);
+}
+
+/** Loads the base and makes the run's parameters trainable. */
+export function setUpModel(
+  s: TrainSettings,
+  files: ModelFiles,
+  maxPositions: number,
+  onProgress?: (done: number, total: number) => void,
+): TrainableModel {
+  if (s.use_dora) throw new NibbleError("train/unsupported", "use_dora is not supported yet", { remedy: "Set use_dora: false." });
+  if (s.lora_modules_to_save?.length) {
+    throw new NibbleError("train/unsupported", "lora_modules_to_save is not supported yet", {
+      where: s.lora_modules_to_save.join(", "),
+    });
+  }
+  if (s.load_in_4bit && !s.use_peft) {
+    throw new NibbleError("train/frozen", "load_in_4bit without use_peft: weights in 4 bits cannot be trained", {
+      remedy: "Set use_peft: true (QLoRA), or load_in_4bit: false.",
+    });
+  }
+  const common = { maxPositions, ...(onProgress ? { onProgress } : {}) };
+  let model: Model, adapter: Adapter | undefined, pages: ParameterPages;
+  if (s.use_peft) {
+    model = buildModel(files.config, files.source, {
+      ...common,
+      quantization: s.load_in_4bit
+        ? { quantType: s.bnb_4bit_quant_type, blocksize: s.bnb_4bit_blocksize, doubleQuant: s.use_bnb_nested_quant }
+        : undefined,
+    });
+    const config = loraConfig(s);
+    pages = createParameterPages(adapterShapes(model, config).map((p) => ({ ...p, decay: true })), "adapter");
+    adapter = addAdapter(model, config, pages.parameters, s.seed);
+  } else {
+    const shapes = parameterShapes(readConfig(files.config, files.path));
+    pages = createParameterPages(shapes.map(({ name, shape }) => ({ name, shape, decay: decays(name) })), "base");
+    model = buildModel(files.config, files.source, { ...common, allocate: (name) => pages.parameters.get(name)! });
+  }
+  const optimizer = createOptimizer(pages, {
+    optim: s.optim,
+    learning_rate: s.learning_rate,
+    adam_beta1: s.adam_beta1,
+    adam_beta2: s.adam_beta2,
+    adam_epsilon: s.adam_epsilon,
+    weight_decay: s.weight_decay,
+    max_grad_norm: s.max_grad_norm ?? 0,
+  });
+  if (pages.parameters.size === 0) throw new NibbleError("train/nothing-trains", "No parameter would be trained");
+  return {
+    model,
+    adapter,
+    pages,
+    optimizer,
+    dispose() {
+      optimizer.dispose();
+      model.dispose();
+      if (adapter) pages.dispose();
+    },
+  };
+}
