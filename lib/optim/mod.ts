@@ -1,7 +1,25 @@
 /**
- * Optimizers and schedules: all state on the device.
+ * Parameters in pages, optimizers and learning-rate schedules.
  * @module
  */
-export { createOptimizer, type Optimizer, type OptimizerOptions, type StepOptions } from "./optimizer.ts";
-export { createParameterPages, type Page, type PageEntry, type ParameterPages } from "./pages.ts";
-export { learningRate, type Schedule, warmupSteps } from "./schedules.ts";
+export {
+  createOptimizer,
+  METRICS,
+  type Optimizer,
+  OPTIMIZERS,
+  type OptimizerSettings,
+  type StepOptions,
+} from "./optimizer.ts";
+export {
+  createParameterPages,
+  type ParameterPage,
+  type ParameterPages,
+  type ParameterSpec,
+} from "./pages.ts";
+export {
+  learningRate,
+  type ScheduleKwargs,
+  type SchedulePoint,
+  SCHEDULES,
+  warmupSteps,
+} from "./schedules.ts";

@@ -1,87 +1,116 @@
 /**
- * Parameters in flat pages, so that one launch updates many of them.
+ * Parameters and their gradients in flat pages, so that clearing, the norm and the update are a launch a page.
  * @module
  */
+import { NibbleError } from "../errors.ts";
 import { type BufferKind, gpu } from "../gpu/mod.ts";
-import { keep, Tensor } from "../tensor/tensor.ts";
+import { keep, Tensor, zeros } from "../tensor/tensor.ts";
 
 /** A parameter to place. */
-export interface PageEntry {
+export interface ParameterSpec {
+  /** Hugging Face's name, unique. */
   name: string;
   shape: readonly number[];
-  /** Whether weight decay applies. */
+  /** Whether weight decay applies: no for biases and norms. */
   decay: boolean;
 }
 
-/** A flat run of parameters with their gradients. */
-export interface Page {
+/** Parameters of one kind side by side; gaps between them hold zeros, and stay so. */
+export interface ParameterPage {
+  decay: boolean;
+  /** `[n]` f32, n a multiple of 64. */
   value: Tensor;
+  /** `[n]` f32 */
   grad: Tensor;
-  decay: boolean;
+  names: string[];
 }
 
-/** Trainable parameters: pages, and a tensor for each parameter that looks into its page. */
+/** All trainable parameters of a run. */
 export interface ParameterPages {
-  readonly pages: readonly Page[];
-  /** By name; `requiresGrad` is set and `grad` points into the gradients' page. */
-  readonly parameters: ReadonlyMap<string, Tensor>;
-  /** Elements of all parameters. */
+  readonly pages: readonly ParameterPage[];
+  /** Views by name: `requiresGrad` is set and `grad` is a view of the gradient page. All zeros at first. */
+  readonly tensors: ReadonlyMap<string, Tensor>;
+  /** Elements of the parameters, gaps not counted. */
   readonly count: number;
-  /** Clears all gradients: one command a page. */
+  /** Clears every gradient, one command a page. */
   zeroGrad(): void;
+  /** Gives every buffer back. */
   dispose(): void;
 }
 
-/** Every parameter starts on a multiple of 64 floats: the 256 bytes at which bindings may begin. */
+/** Elements on which parameters start: 256 bytes. */
 const ALIGN = 64;
 const PAGE_BYTES = 64 * 2 ** 20;
 
 /**
- * Lays parameters out in pages of at most 64 MiB (or one parameter, if that is larger). Decayed and exempt ones
- * have pages of their own. Gradients start at zero; values are undefined until written.
+ * Lays parameters out in flat f32 pages of at most 64 MiB or one binding, those with weight decay apart from those
+ * without. A parameter larger than a page has a page of its own. Order is kept within each kind.
  *
- * @param kind what the values count as: `adapter`, or `base` for full fine-tuning
+ * @param kind what the values are accounted as; gradients count as `gradient`
+ * @throws NibbleError `optim/name` when a name comes twice, `optim/empty` when there is nothing to train
+ * @example
+ * ```ts
+ * import { openGpu } from "../gpu/mod.ts";
+ * import { createParameterPages } from "./pages.ts";
+ * await openGpu();
+ * const pages = createParameterPages([{ name: "a", shape: [3, 5], decay: true }], "adapter");
+ * const a = pages.tensors.get("a")!;
+ * if (!a.requiresGrad || a.grad?.size !== 15) throw new Error("a trainable view with its gradient");
+ * pages.dispose();
+ * ```
  */
-export function createParameterPages(entries: readonly PageEntry[], kind: BufferKind): ParameterPages {
-  const limit = Math.min(PAGE_BYTES, gpu().maxBinding) / 4;
-  const plans: { decay: boolean; size: number; entries: { entry: PageEntry; at: number }[] }[] = [];
-  for (const decay of [true, false]) {
-    let plan: (typeof plans)[number] | undefined;
-    for (const entry of entries.filter((e) => e.decay === decay)) {
-      const size = Math.ceil(entry.shape.reduce((a, b) => a * b, 1) / ALIGN) * ALIGN;
-      if (!plan || plan.size + size > limit) plans.push(plan = { decay, size: 0, entries: [] });
-      plan.entries.push({ entry, at: plan.size });
-      plan.size += size;
-    }
+export function createParameterPages(params: readonly ParameterSpec[], kind: BufferKind): ParameterPages {
+  if (params.length === 0) {
+    throw new NibbleError("optim/empty", "There are no trainable parameters", {
+      remedy: "Check lora_target_modules, or set use_peft: false to train all weights.",
+    });
   }
-  const parameters = new Map<string, Tensor>();
-  const pages = plans.map((plan): Page => {
-    const make = (of: BufferKind) => keep(new Tensor([plan.size], "f32", gpu().pool.acquire(4 * plan.size, of)));
-    const value = make(kind), grad = make("gradient");
-    gpu().stream.clear(value.buffer); // gaps between parameters must not hold NaN
-    gpu().stream.clear(grad.buffer);
-    for (const { entry, at } of plan.entries) {
-      const view = (page: Tensor) => {
-        page.buffer.references++;
-        return keep(new Tensor(entry.shape, "f32", page.buffer, page.offset + 4 * at));
-      };
-      const t = view(value);
-      t.name = entry.name;
-      t.requiresGrad = true;
-      t.grad = view(grad);
-      parameters.set(entry.name, t);
+  const twice = params.find((a, i) => params.findIndex((b) => b.name === a.name) !== i);
+  if (twice) throw new NibbleError("optim/name", `Parameter '${twice.name}' comes twice`);
+  const limit = Math.floor(Math.min(PAGE_BYTES, gpu().maxBinding) / 4 / ALIGN) * ALIGN;
+  const tensors = new Map<string, Tensor>();
+  const pages: ParameterPage[] = [];
+  let count = 0;
+  for (const decay of [true, false]) {
+    let open: { spec: ParameterSpec; start: number }[] = [];
+    let used = 0;
+    const close = () => {
+      if (open.length > 0) pages.push(fill(open, used, decay));
+      open = [];
+      used = 0;
+    };
+    for (const spec of params) {
+      if (spec.decay !== decay) continue;
+      const size = Math.ceil(elements(spec.shape) / ALIGN) * ALIGN;
+      if (used + size > limit) close();
+      open.push({ spec, start: used });
+      used += size;
+      count += elements(spec.shape);
     }
-    return { value, grad, decay: plan.decay };
-  });
+    close();
+  }
+
+  function fill(open: { spec: ParameterSpec; start: number }[], size: number, decay: boolean): ParameterPage {
+    const value = keep(zeros([size], "f32", kind)), grad = keep(zeros([size], "f32", "gradient"));
+    for (const { spec, start } of open) {
+      const t = viewAt(value, start, spec.shape);
+      t.name = spec.name;
+      t.requiresGrad = true;
+      t.grad = viewAt(grad, start, spec.shape);
+      tensors.set(spec.name, t);
+    }
+    return { decay, value, grad, names: open.map((o) => o.spec.name) };
+  }
+
   return {
     pages,
-    parameters: new Map(entries.map(({ name }) => [name, parameters.get(name)!])),
-    count: entries.reduce((n, e) => n + e.shape.reduce((a, b) => a * b, 1), 0),
+    tensors,
+    count,
     zeroGrad() {
-      for (const { grad } of pages) gpu().stream.clear(grad.buffer);
+      for (const { grad } of pages) gpu().stream.clear(grad.buffer, grad.offset, grad.bytes);
     },
     dispose() {
-      for (const t of parameters.values()) {
+      for (const t of tensors.values()) {
         t.grad?.dispose();
         t.dispose();
       }
@@ -91,4 +120,13 @@ export function createParameterPages(entries: readonly PageEntry[], kind: Buffer
       }
     },
   };
+}
+
+function viewAt(page: Tensor, start: number, shape: readonly number[]): Tensor {
+  page.buffer.references++;
+  return keep(new Tensor(shape, "f32", page.buffer, page.offset + 4 * start));
+}
+
+function elements(shape: readonly number[]): number {
+  return shape.reduce((a, b) => a * b, 1);
 }

@@ -1,77 +1,119 @@
 /**
- * Learning-rate schedules, as Transformers defines them.
+ * Learning-rate schedules by Transformers' names (`lr_scheduler_type`), as plain functions of the step.
  * @module
  */
 import { NibbleError } from "../errors.ts";
 
-/** Where a step stands in its run. */
-export interface Schedule {
-  /** Optimizer step, from 0. */
-  step: number;
-  /** Steps in all. */
-  total: number;
-  /** Steps in which the rate rises from 0. */
-  warmup: number;
-  /** Peak learning rate. */
-  base: number;
-  /** `lr_scheduler_kwargs`. */
-  kwargs?: Record<string, unknown> | null | undefined;
+/** `lr_scheduler_kwargs`. */
+export interface ScheduleKwargs {
+  /** cosine, cosine_with_min_lr: default 0.5; cosine_with_restarts: default 1. */
+  num_cycles?: number;
+  /** cosine_with_min_lr: the lowest rate itself. */
+  min_lr?: number;
+  /** cosine_with_min_lr: the lowest rate as a part of the base. */
+  min_lr_rate?: number;
+  /** polynomial: default 1. */
+  power?: number;
+  /** polynomial: the last rate, default 1e-7. */
+  lr_end?: number;
+  /** inverse_sqrt: default the warm-up, or 10,000 without one. */
+  timescale?: number;
 }
 
-type Shape = (s: Schedule, progress: number, arg: (name: string, fallback: number) => number) => number;
+/** Where a run stands. */
+export interface SchedulePoint {
+  /** Optimizer steps done before this one: 0 for the first. */
+  step: number;
+  /** Steps of the whole run. */
+  total: number;
+  /** Warm-up steps, from {@link warmupSteps}. */
+  warmup: number;
+  /** `learning_rate` */
+  base: number;
+  kwargs?: ScheduleKwargs | undefined;
+}
 
-const cosine = (progress: number, cycles: number) => Math.max(0, 0.5 * (1 + Math.cos(Math.PI * 2 * cycles * progress)));
+type Factor = (point: SchedulePoint, kwargs: ScheduleKwargs) => number;
 
-/** Multiplier after warm-up; `progress` runs from 0 to 1. */
-const SHAPES: Record<string, Shape> = {
-  linear: (_, p) => Math.max(0, 1 - p),
-  cosine: (_, p, arg) => cosine(p, arg("num_cycles", 0.5)),
-  cosine_with_restarts: (_, p, arg) => p >= 1 ? 0 : 0.5 * (1 + Math.cos(Math.PI * ((arg("num_cycles", 1) * p) % 1))),
-  cosine_with_min_lr: (s, p, arg) => {
-    const floor = arg("min_lr_rate", arg("min_lr", 0) / s.base);
-    return cosine(p, arg("num_cycles", 0.5)) * (1 - floor) + floor;
-  },
-  polynomial: (s, p, arg) => {
-    const end = arg("lr_end", 1e-7) / s.base;
-    return p >= 1 ? end : (1 - end) * (1 - p) ** arg("power", 1) + end;
-  },
-  inverse_sqrt: (s, _, arg) => {
-    const scale = arg("timescale", s.warmup || 10000);
-    return 1 / Math.sqrt((s.step + scale - s.warmup) / scale);
-  },
+/** Part of the run after warm-up that is done. */
+function progress({ step, total, warmup }: SchedulePoint): number {
+  return (step - warmup) / Math.max(1, total - warmup);
+}
+
+function cosine(point: SchedulePoint, kwargs: ScheduleKwargs): number {
+  return Math.max(0, 0.5 * (1 + Math.cos(Math.PI * 2 * (kwargs.num_cycles ?? 0.5) * progress(point))));
+}
+
+const FACTORS: Record<string, Factor> = {
+  linear: ({ step, total, warmup }) => Math.max(0, (total - step) / Math.max(1, total - warmup)),
+  cosine,
+  constant: () => 1,
   constant_with_warmup: () => 1,
+  cosine_with_min_lr(point, kwargs) {
+    const { min_lr, min_lr_rate } = kwargs;
+    if (min_lr === undefined && min_lr_rate === undefined) {
+      throw new NibbleError("optim/schedule", "cosine_with_min_lr needs its lowest rate", {
+        where: "lr_scheduler_kwargs",
+        remedy: "Set min_lr (the rate) or min_lr_rate (a part of learning_rate).",
+      });
+    }
+    const lowest = min_lr !== undefined ? min_lr / point.base : min_lr_rate!;
+    return Math.max(0, cosine(point, kwargs) * (1 - lowest) + lowest);
+  },
+  cosine_with_restarts(point, kwargs) {
+    const p = progress(point);
+    return p >= 1 ? 0 : Math.max(0, 0.5 * (1 + Math.cos(Math.PI * (((kwargs.num_cycles ?? 1) * p) % 1))));
+  },
+  inverse_sqrt({ step, warmup }, kwargs) {
+    const timescale = kwargs.timescale ?? (warmup || 10_000);
+    return 1 / Math.sqrt((step + timescale - warmup) / timescale);
+  },
+  polynomial({ step, total, warmup, base }, kwargs) {
+    const end = kwargs.lr_end ?? 1e-7;
+    if (step > total) return end / base;
+    const left = 1 - (step - warmup) / (total - warmup);
+    return ((base - end) * left ** (kwargs.power ?? 1) + end) / base;
+  },
 };
 
+/** Names that {@link learningRate} takes. */
+export const SCHEDULES: readonly string[] = Object.keys(FACTORS);
+
 /**
- * The learning rate of a step: rising linearly from 0 through the warm-up (`constant` has none), then by name.
+ * The learning rate of one step, in units of `base`'s. Warm-up rises linearly from 0 (all but `constant`).
  *
- * @throws NibbleError `optim/schedule` with the list of supported names
+ * @throws NibbleError `optim/schedule` for an unknown name or a missing `kwargs` entry
  * @example
  * ```ts
  * import { learningRate } from "./schedules.ts";
- * const at = (step: number) => learningRate("cosine", { step, total: 10, warmup: 2, base: 1 });
- * if (at(0) !== 0 || at(1) !== 0.5 || at(2) !== 1 || Math.abs(at(6) - 0.5) > 1e-12) throw new Error("cosine");
+ * const lr = (step: number) => learningRate("linear", { step, total: 10, warmup: 2, base: 1 });
+ * if (lr(0) !== 0 || lr(1) !== 0.5 || lr(2) !== 1 || lr(10) !== 0) throw new Error("up in two, down in eight");
  * ```
  */
-export function learningRate(name: string, s: Schedule): number {
-  if (name === "constant") return s.base;
-  const shape = SHAPES[name];
-  if (!shape) {
-    throw new NibbleError("optim/schedule", `The schedule '${name}' is not supported`, {
+export function learningRate(name: string, point: SchedulePoint): number {
+  const factor = Object.hasOwn(FACTORS, name) ? FACTORS[name] : undefined;
+  if (!factor) {
+    throw new NibbleError("optim/schedule", `Unknown schedule '${name}'`, {
       where: "lr_scheduler_type",
-      remedy: `Supported: constant, ${Object.keys(SHAPES).join(", ")}.`,
+      remedy: `Use one of: ${SCHEDULES.join(", ")}.`,
     });
   }
-  if (s.step < s.warmup) return s.base * s.step / Math.max(1, s.warmup);
-  const progress = (s.step - s.warmup) / Math.max(1, s.total - s.warmup);
-  const arg = (key: string, fallback: number) => {
-    const value = s.kwargs?.[key];
-    return typeof value === "number" ? value : fallback;
-  };
-  return s.base * shape(s, progress, arg);
+  if (name !== "constant" && point.step < point.warmup) {
+    return point.base * (point.step / Math.max(1, point.warmup));
+  }
+  return point.base * factor(point, point.kwargs ?? {});
 }
 
-/** Warm-up steps: `warmup_steps` where given, else the share `warmup_ratio` of the run, rounded up. */
-export function warmupSteps(s: { warmup_steps: number; warmup_ratio: number; total: number }): number {
-  return s.warmup_steps > 0 ? s.warmup_steps : Math.ceil(s.total * s.warmup_ratio);
+/**
+ * Warm-up in steps: `warmup_steps` when above 0 (below 1 it is a part of the run, as in Transformers 5), else
+ * `warmup_ratio` of the run, rounded up.
+ *
+ * @param settings `total` steps of the run
+ */
+export function warmupSteps(
+  settings: { warmup_steps?: number | undefined; warmup_ratio?: number | undefined; total: number },
+): number {
+  const { warmup_steps = 0, warmup_ratio = 0, total } = settings;
+  if (warmup_steps >= 1) return Math.trunc(warmup_steps);
+  return Math.ceil(total * (warmup_steps > 0 ? warmup_steps : warmup_ratio));
 }

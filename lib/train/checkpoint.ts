@@ -32,10 +32,17 @@ export async function saveState(
   fingerprint: Fingerprint,
 ): Promise<void> {
   const all = [...parameters, ...optimizer.stateTensors()];
-  const bytes = await gpu().stream.read(all.map(([, t]) => ({ buffer: t.buffer, offset: t.offset, bytes: t.bytes })));
+  const bytes = await gpu().stream.read(
+    all.map(([, t]) => ({ buffer: t.buffer, offset: t.offset, bytes: t.bytes })),
+  );
   writeSafetensors(
     join(folder, OPTIMIZER),
-    all.map(([name, t], i) => ({ name, dtype: "F32" as const, shape: t.shape, data: new Float32Array(bytes[i]!) })),
+    all.map(([name, t], i) => ({
+      name,
+      dtype: "F32" as const,
+      shape: t.shape,
+      data: new Float32Array(bytes[i]!),
+    })),
   );
   const text = JSON.stringify({ version: 1, state, fingerprint }, null, 2) + "\n";
   writeWhole(join(folder, STATE), (put) => put(new TextEncoder().encode(text)));
@@ -66,7 +73,8 @@ export function loadState(
     if (saved.fingerprint[key] !== fingerprint[key]) {
       throw new NibbleError("train/resume-mismatch", `The checkpoint was made with other ${key}`, {
         where: `${folder}: ${saved.fingerprint[key]}; now ${fingerprint[key]}`,
-        remedy: "Resume with the recipe it was made with, or start afresh with --resume_from_checkpoint=false.",
+        remedy:
+          "Resume with the recipe it was made with, or start afresh with --resume_from_checkpoint=false.",
       });
     }
   }

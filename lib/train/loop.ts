@@ -7,7 +7,7 @@ import type { Batch } from "../data/mod.ts";
 import { NibbleError } from "../errors.ts";
 import { gpu } from "../gpu/mod.ts";
 import { forward, type Model, modelInput } from "../model/model.ts";
-import type { Optimizer } from "../optim/mod.ts";
+import { METRICS, type Optimizer, type ParameterPages } from "../optim/mod.ts";
 import { linearCrossEntropy } from "../tensor/ops/cross_entropy.ts";
 import { addInto, mul } from "../tensor/ops/pointwise.ts";
 import { differentiate, noGrad } from "../tensor/tape.ts";
@@ -56,6 +56,7 @@ export interface LoopState {
 export interface LoopOptions {
   model: Model;
   optimizer: Optimizer;
+  pages: ParameterPages;
   /** Optimizer steps in all. */
   maxSteps: number;
   /** Optimizer steps of one epoch, for the `epoch` in logs. */
@@ -107,7 +108,7 @@ export async function runLoop(o: LoopOptions): Promise<{ state: LoopState; stopp
           remedy: "Check assistant_only_loss and max_length against the data.",
         });
       }
-      o.optimizer.zeroGrad();
+      o.pages.zeroGrad();
       window.forEach((batch, micro) => trainBatch(o, batch, trained, state.step * 1009 + micro, sums));
       o.optimizer.step({ lr, step: state.step + 1, gradScale: 1 / trained });
       gpu().stream.flush();
@@ -134,10 +135,14 @@ export async function runLoop(o: LoopOptions): Promise<{ state: LoopState; stopp
           skipped_steps: skipped,
         });
         if (skipped > MOST_SKIPPED) {
-          throw new NibbleError("train/diverged", `${skipped} steps were skipped: their gradients were not finite`, {
-            where: `step ${state.step}`,
-            remedy: "Lower learning_rate, or set max_grad_norm; the last checkpoint is intact.",
-          });
+          throw new NibbleError(
+            "train/diverged",
+            `${skipped} steps were skipped: their gradients were not finite`,
+            {
+              where: `step ${state.step}`,
+              remedy: "Lower learning_rate, or set max_grad_norm; the last checkpoint is intact.",
+            },
+          );
         }
         sums.write(new Float32Array(2));
         state.pending = { loss: 0, correct: 0, steps: 0, trained: 0 };
@@ -178,7 +183,9 @@ export async function runLoop(o: LoopOptions): Promise<{ state: LoopState; stopp
 function trainBatch(o: LoopOptions, batch: Batch, trained: number, seed: number, sums: Tensor): void {
   scope(() => {
     const input = modelInput(batch);
-    const dropoutSeed = o.dropoutSeed === undefined ? undefined : (o.dropoutSeed ^ Math.imul(seed, 0x9e3779b1)) >>> 0;
+    const dropoutSeed = o.dropoutSeed === undefined
+      ? undefined
+      : (o.dropoutSeed ^ Math.imul(seed, 0x9e3779b1)) >>> 0;
     const { output } = differentiate(() => {
       const hidden = forward(o.model, input, { checkpointing: o.checkpointing, dropoutSeed });
       return linearCrossEntropy(hidden, o.model.head, batch.labels).stats;
@@ -193,8 +200,8 @@ async function readMetrics(optimizer: Optimizer, sums: Tensor) {
     { buffer: optimizer.metrics.buffer, offset: optimizer.metrics.offset, bytes: optimizer.metrics.bytes },
   ]);
   const [loss, correct] = new Float32Array(a!);
-  const [norm, , skipped] = new Float32Array(b!);
-  return { loss: loss!, correct: correct!, norm: norm!, skipped: skipped! };
+  const metrics = new Float32Array(b!);
+  return { loss: loss!, correct: correct!, norm: metrics[METRICS.norm]!, skipped: metrics[METRICS.skipped]! };
 }
 
 /**
@@ -202,7 +209,12 @@ async function readMetrics(optimizer: Optimizer, sums: Tensor) {
  *
  * @throws NibbleError `train/nan-eval` when the loss is not finite
  */
-export async function evaluate(model: Model, batches: readonly Batch[], step = 0, epoch = 0): Promise<EvalLog> {
+export async function evaluate(
+  model: Model,
+  batches: readonly Batch[],
+  step = 0,
+  epoch = 0,
+): Promise<EvalLog> {
   const started = performance.now();
   const total = keep(zeros([1, 2], "f32", "scratch"));
   let tokens = 0;
@@ -219,7 +231,9 @@ export async function evaluate(model: Model, batches: readonly Batch[], step = 0
   }
   const [loss, correct] = await total.data();
   total.dispose();
-  if (tokens === 0) throw new NibbleError("train/empty-eval", "The evaluation rows have no token that the loss counts");
+  if (tokens === 0) {
+    throw new NibbleError("train/empty-eval", "The evaluation rows have no token that the loss counts");
+  }
   if (!Number.isFinite(loss)) {
     throw new NibbleError("train/nan-eval", `The evaluation loss is ${loss}`, { where: `step ${step}` });
   }

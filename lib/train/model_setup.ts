@@ -47,15 +47,22 @@ export async function openBase(s: TrainSettings, options: OpenBaseOptions = {}):
     ...(options.base ? { base: options.base } : {}),
     ...(options.onNote ? { onNote: options.onNote } : {}),
     ...(options.onProgress
-      ? { onProgress: (p: { file: string; done: number; total: number }) => options.onProgress!(p.file, p.done, p.total) }
+      ? {
+        onProgress: (p: { file: string; done: number; total: number }) =>
+          options.onProgress!(p.file, p.done, p.total),
+      }
       : {}),
   };
   if (!s.model_name_or_path) {
-    throw new NibbleError("train/no-model", "The recipe names no model", { remedy: "Set model_name_or_path." });
+    throw new NibbleError("train/no-model", "The recipe names no model", {
+      remedy: "Set model_name_or_path.",
+    });
   }
   const path = await fetchModel(s.model_name_or_path, fetchOptions);
   const files = s.nibble_model_config ? freshFiles(path, s) : openModel(path);
-  const from = s.tokenizer_name_or_path ? openModel(await fetchModel(s.tokenizer_name_or_path, fetchOptions)) : files;
+  const from = s.tokenizer_name_or_path
+    ? openModel(await fetchModel(s.tokenizer_name_or_path, fetchOptions))
+    : files;
   const tokenizer = createTokenizer(
     {
       tokenizerJson: from.tokenizerJson,
@@ -74,7 +81,10 @@ export async function openBase(s: TrainSettings, options: OpenBaseOptions = {}):
     throw new NibbleError(
       "model/vocabulary",
       `The tokenizer has ${tokenizer.vocabSize} tokens, the model's embedding ${config.vocab_size} rows`,
-      { where: files.path, remedy: "Use the tokenizer that belongs to the model; the vocabulary is not grown." },
+      {
+        where: files.path,
+        remedy: "Use the tokenizer that belongs to the model; the vocabulary is not grown.",
+      },
     );
   }
   return { files, tokenizer, hash: s.nibble_model_config ? "fresh" : contentHashOf(files) };
@@ -124,16 +134,24 @@ export function setUpModel(
   maxPositions: number,
   onProgress?: (done: number, total: number) => void,
 ): TrainableModel {
-  if (s.use_dora) throw new NibbleError("train/unsupported", "use_dora is not supported yet", { remedy: "Set use_dora: false." });
+  if (s.use_dora) {
+    throw new NibbleError("train/unsupported", "use_dora is not supported yet", {
+      remedy: "Set use_dora: false.",
+    });
+  }
   if (s.lora_modules_to_save?.length) {
     throw new NibbleError("train/unsupported", "lora_modules_to_save is not supported yet", {
       where: s.lora_modules_to_save.join(", "),
     });
   }
   if (s.load_in_4bit && !s.use_peft) {
-    throw new NibbleError("train/frozen", "load_in_4bit without use_peft: weights in 4 bits cannot be trained", {
-      remedy: "Set use_peft: true (QLoRA), or load_in_4bit: false.",
-    });
+    throw new NibbleError(
+      "train/frozen",
+      "load_in_4bit without use_peft: weights in 4 bits cannot be trained",
+      {
+        remedy: "Set use_peft: true (QLoRA), or load_in_4bit: false.",
+      },
+    );
   }
   const common = { maxPositions, ...(onProgress ? { onProgress } : {}) };
   let model: Model, adapter: Adapter | undefined, pages: ParameterPages;
@@ -141,27 +159,38 @@ export function setUpModel(
     model = buildModel(files.config, files.source, {
       ...common,
       quantization: s.load_in_4bit
-        ? { quantType: s.bnb_4bit_quant_type, blocksize: s.bnb_4bit_blocksize, doubleQuant: s.use_bnb_nested_quant }
+        ? {
+          quantType: s.bnb_4bit_quant_type,
+          blocksize: s.bnb_4bit_blocksize,
+          doubleQuant: s.use_bnb_nested_quant,
+        }
         : undefined,
     });
     const config = loraConfig(s);
     pages = createParameterPages(adapterShapes(model, config).map((p) => ({ ...p, decay: true })), "adapter");
-    adapter = addAdapter(model, config, pages.parameters, s.seed);
+    adapter = addAdapter(model, config, pages.tensors, s.seed);
   } else {
     const shapes = parameterShapes(readConfig(files.config, files.path));
-    pages = createParameterPages(shapes.map(({ name, shape }) => ({ name, shape, decay: decays(name) })), "base");
-    model = buildModel(files.config, files.source, { ...common, allocate: (name) => pages.parameters.get(name)! });
+    pages = createParameterPages(
+      shapes.map(({ name, shape }) => ({ name, shape, decay: decays(name) })),
+      "base",
+    );
+    model = buildModel(files.config, files.source, {
+      ...common,
+      allocate: (name) => pages.tensors.get(name)!,
+    });
   }
   const optimizer = createOptimizer(pages, {
     optim: s.optim,
-    learning_rate: s.learning_rate,
     adam_beta1: s.adam_beta1,
     adam_beta2: s.adam_beta2,
     adam_epsilon: s.adam_epsilon,
     weight_decay: s.weight_decay,
     max_grad_norm: s.max_grad_norm ?? 0,
   });
-  if (pages.parameters.size === 0) throw new NibbleError("train/nothing-trains", "No parameter would be trained");
+  if (pages.tensors.size === 0) {
+    throw new NibbleError("train/nothing-trains", "No parameter would be trained");
+  }
   return {
     model,
     adapter,

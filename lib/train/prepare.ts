@@ -92,8 +92,16 @@ export interface Prepared {
 }
 
 /** Encodes and packs one side. */
-export function prepareRows(rows: Row[], tokenizer: Tokenizer, s: TrainSettings, side: "train" | "eval"): Prepared {
-  const examples = toExamples(rows, { task: s.nibble_task === "cpt" ? "text" : "sft", text_column: s.dataset_text_field });
+export function prepareRows(
+  rows: Row[],
+  tokenizer: Tokenizer,
+  s: TrainSettings,
+  side: "train" | "eval",
+): Prepared {
+  const examples = toExamples(rows, {
+    task: s.nibble_task === "cpt" ? "text" : "sft",
+    text_column: s.dataset_text_field,
+  });
   const { examples: encoded, report } = encodeExamples(tokenizer, examples, {
     max_length: s.packing && s.packing_strategy === "wrapped" ? undefined : s.max_length ?? undefined,
     assistant_only_loss: s.assistant_only_loss,

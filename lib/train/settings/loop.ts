@@ -1,0 +1,119 @@
+/**
+ * Settings of the training loop: optimizer, schedule, batches, evaluation, checkpoints, output.
+ * @module
+ */
+import type { Setting } from "./kinds.ts";
+
+// deno-fmt-ignore
+/** Optimizer and schedule. */
+export const OPTIMIZER = {
+  learning_rate: { type: "float", default: 2e-5, from: "TRL 0.19", byTask: { dpo: 1e-6, orpo: 1e-6 }, min: 0,
+    doc: "Peak learning rate." },
+  lr_scheduler_type: { type: "choice", default: "linear", from: "Trainer 4.57",
+    choices: ["linear", "cosine", "cosine_with_restarts", "cosine_with_min_lr", "polynomial", "constant",
+      "constant_with_warmup", "inverse_sqrt"],
+    doc: "How the learning rate moves from step to step." },
+  lr_scheduler_kwargs: { type: "map?", default: null, from: "Trainer 4.57",
+    doc: "Arguments of the schedule, such as min_lr_rate or num_cycles." },
+  warmup_ratio: { type: "float", default: 0, from: "Trainer 4.57", min: 0, max: 1,
+    doc: "Share of the steps in which the rate rises from 0." },
+  warmup_steps: { type: "int", default: 0, from: "Trainer 4.57", min: 0,
+    doc: "Steps of that rise; above 0 it wins over warmup_ratio. A number below 1 is read as warmup_ratio." },
+  optim: { type: "choice", default: "adamw_torch", from: "Trainer 4.57",
+    choices: ["adamw_torch", "adamw_bnb_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "rmsprop", "sgd"],
+    doc: "Optimizer; 8bit keeps its state in 8 bits, paged keeps it within the memory budget." },
+  optim_args: { type: "string?", default: null, from: "Trainer 4.57", unbuilt: "arguments of optimizers",
+    doc: "Further arguments of the optimizer, as name=value,name=value." },
+  weight_decay: { type: "float", default: 0, from: "Trainer 4.57", min: 0,
+    doc: "Decoupled weight decay; norms and biases are exempt." },
+  adam_beta1: { type: "float", default: 0.9, from: "Trainer 4.57", min: 0, below: 1,
+    doc: "Decay of the mean of the gradients." },
+  adam_beta2: { type: "float", default: 0.999, from: "Trainer 4.57", min: 0, below: 1,
+    doc: "Decay of the mean of their squares." },
+  adam_epsilon: { type: "float", default: 1e-8, from: "Trainer 4.57", above: 0,
+    doc: "Added to the root before dividing." },
+  max_grad_norm: { type: "float?", default: 1, from: "Trainer 4.57", min: 0,
+    doc: "Gradients are scaled down to this global norm; 0 or null: never." },
+} as const satisfies Record<string, Setting>;
+
+// deno-fmt-ignore
+/** Batches, length of the run, evaluation. */
+export const LOOP = {
+  per_device_train_batch_size: { type: "int", default: 8, from: "Trainer 4.57", min: 1,
+    doc: "Sequences in one forward and backward pass." },
+  per_device_eval_batch_size: { type: "int", default: 8, from: "Trainer 4.57", min: 1,
+    doc: "Sequences in one evaluation pass." },
+  gradient_accumulation_steps: { type: "int", default: 1, from: "Trainer 4.57", min: 1,
+    doc: "Passes summed before the optimizer steps." },
+  gradient_checkpointing: { type: "bool", default: false, from: "Trainer 4.57",
+    doc: "Keep only each layer's input and compute the layer again going backward: less memory, more time." },
+  num_train_epochs: { type: "float", default: 3, from: "Trainer 4.57", above: 0,
+    doc: "Passes over the training rows." },
+  max_steps: { type: "int", default: -1, from: "Trainer 4.57", min: -1,
+    doc: "Optimizer steps; above 0 it wins over num_train_epochs." },
+  do_eval: { type: "bool", default: false, from: "Trainer 4.57",
+    doc: "Evaluate when training has ended." },
+  eval_strategy: { type: "choice", default: "no", from: "Trainer 4.57", choices: ["no", "steps", "epoch"],
+    doc: "When to evaluate while training." },
+  eval_steps: { type: "float?", default: null, from: "Trainer 4.57", above: 0,
+    doc: "Steps between evaluations; below 1 a share of the run; null: as logging_steps." },
+  eval_on_start: { type: "bool", default: false, from: "Trainer 4.57",
+    doc: "Evaluate before the first step." },
+  seed: { type: "int", default: 42, from: "Trainer 4.57", min: 0,
+    doc: "Seed of initial adapters and dropout." },
+  data_seed: { type: "int?", default: null, from: "Trainer 4.57", min: 0,
+    doc: "Seed of the order of rows; null: seed." },
+} as const satisfies Record<string, Setting>;
+
+// deno-fmt-ignore
+/** Log, checkpoints, output. */
+export const OUTPUT = {
+  logging_strategy: { type: "choice", default: "steps", from: "Trainer 4.57",
+    choices: ["no", "steps", "epoch"],
+    doc: "When to log." },
+  logging_steps: { type: "float", default: 10, from: "TRL 0.19", above: 0,
+    doc: "Steps between log lines; below 1 a share of the run." },
+  logging_first_step: { type: "bool", default: false, from: "Trainer 4.57 (old dialect: true)",
+    doc: "Log the first step too." },
+  save_strategy: { type: "choice", default: "steps", from: "Trainer 4.57",
+    choices: ["no", "steps", "epoch"],
+    doc: "When to write a checkpoint." },
+  save_steps: { type: "float", default: 500, from: "Trainer 4.57", above: 0,
+    doc: "Steps between checkpoints; below 1 a share of the run." },
+  save_total_limit: { type: "int?", default: null, from: "Trainer 4.57", min: 1,
+    doc: "Checkpoints to keep; older ones are removed." },
+  load_best_model_at_end: { type: "bool", default: false, from: "Trainer 4.57",
+    unbuilt: "a return to the best checkpoint",
+    doc: "Return to the checkpoint with the best evaluation at the end." },
+  metric_for_best_model: { type: "string?", default: null, from: "Trainer 4.57", needs: "load_best_model_at_end",
+    doc: "Metric that decides which is best; null: the evaluation loss." },
+  greater_is_better: { type: "bool?", default: null, from: "Trainer 4.57", needs: "load_best_model_at_end",
+    doc: "Whether that metric should rise; null: false for a loss." },
+  output_dir: { type: "string", default: "trainer_output", from: "Trainer 4.57",
+    doc: "Folder for checkpoints and the trained model." },
+  resume_from_checkpoint: { type: "string?", default: null, from: "Trainer 4.57",
+    doc: "A checkpoint's folder, true: newest in output_dir, false: start afresh; null: newest if any." },
+  run_name: { type: "string?", default: null, from: "Trainer 4.57",
+    doc: "Name of the run in its records." },
+  report_to: { type: "list", default: [], from: "nibble",
+    doc: "TensorBoard files are written into output_dir/runs in any case; none: not. Other services are not told." },
+  push_to_hub: { type: "bool", default: false, from: "Trainer 4.57",
+    noEffect: "results stay in output_dir; nothing is uploaded",
+    doc: "Upload the result." },
+  hub_model_id: { type: "string?", default: null, from: "Trainer 4.57",
+    noEffect: "results stay in output_dir; nothing is uploaded",
+    doc: "Name of the upload." },
+} as const satisfies Record<string, Setting>;
+
+// deno-fmt-ignore
+/** nibble's own. */
+export const NIBBLE = {
+  nibble_task: { type: "choice?", default: null, from: "nibble", choices: ["sft", "dpo", "orpo", "cpt"],
+    doc: "What to train; null: by the recipe's folder (sft/, dpo/, orpo/, cpt/), then by its keys." },
+  nibble_sample_prompts: { type: "list", default: [], from: "nibble",
+    doc: "Prompts answered before and after training, to see what changed." },
+  nibble_sample_max_new_tokens: { type: "int", default: 48, from: "nibble", min: 1,
+    doc: "Longest of those answers in tokens." },
+  nibble_memory_budget_gb: { type: "float?", default: null, from: "nibble", above: 0,
+    doc: "Device memory the run may use, in units of 10^9 bytes; null: what the adapter allows." },
+} as const satisfies Record<string, Setting>;

@@ -1,0 +1,136 @@
+import assert from "node:assert/strict";
+import { openGpu } from "../../lib/gpu/mod.ts";
+import { empty, type Tensor, tensor } from "../../lib/tensor/tensor.ts";
+import { matmulInto, type MatmulKernel, type MatmulLayout } from "../../lib/tensor/ops/matmul_kernel.ts";
+
+/** Deterministic numbers in [-1, 1). */
+function numbers(n: number, seed: number): Float32Array<ArrayBuffer> {
+  let s = seed >>> 0 || 1;
+  return Float32Array.from({ length: n }, () => {
+    s = (Math.imul(s, 1664525) + 1013904223) >>> 0;
+    return s / 2 ** 31 - 1;
+  });
+}
+
+interface Case {
+  layout: MatmulLayout;
+  M: number;
+  N: number;
+  K: number;
+  alpha?: number;
+  accumulate?: boolean;
+  dtype?: "f32" | "f16" | "bf16";
+  kernel?: MatmulKernel;
+  /** Operands are views into larger buffers. */
+  shifted?: boolean;
+}
+
+/** Rounds to f16 or bf16 (to nearest even for f16, cut for bf16) and returns bits and values. */
+function stored(values: Float32Array<ArrayBuffer>, dtype: "f16" | "bf16") {
+  if (dtype === "f16") {
+    const half = new Float16Array(values);
+    return { bits: new Uint16Array(half.buffer), values: new Float32Array(half) };
+  }
+  const bits = Uint16Array.from(new Uint32Array(values.buffer), (b) => b >>> 16);
+  return { bits, values: new Float32Array(Uint32Array.from(bits, (b) => b << 16).buffer) };
+}
+
+async function run(c: Case): Promise<void> {
+  const { layout, M, N, K, alpha = 1, accumulate = false, dtype = "f32", shifted = false } = c;
+  const x = numbers(M * K, 1), y0 = numbers(M * N, 3);
+  let w = numbers(N * K, 2);
+  const [bits, values] = dtype === "f32" ? [w, w] : Object.values(stored(w, dtype));
+  w = values as Float32Array<ArrayBuffer>;
+  const made: Tensor[] = [];
+  const put = (data: Float32Array<ArrayBuffer> | Uint16Array<ArrayBuffer>, rows: number, columns: number, type: "f32" | "f16" | "bf16") => {
+    // a view starts 256 bytes into a buffer whose other elements are NaN, so that reading past the edge shows
+    const pad = shifted ? 256 / data.BYTES_PER_ELEMENT : 0;
+    const whole = data instanceof Float32Array
+      ? new Float32Array(data.length + 2 * pad).fill(NaN)
+      : new Uint16Array(data.length + 2 * pad).fill(0xffff);
+    whole.set(data, pad);
+    const t = tensor(whole, [whole.length], type);
+    made.push(t);
+    const Type = t.constructor as new (...args: unknown[]) => Tensor;
+    return new Type([rows, columns], type, t.buffer, t.offset + pad * data.BYTES_PER_ELEMENT);
+  };
+  const tx = layout === "tn" ? put(x, K, M, "f32") : put(x, M, K, "f32");
+  const tw = layout === "nt" ? put(bits as typeof w, N, K, dtype) : put(bits as typeof w, K, N, dtype);
+  const ty = put(y0, M, N, "f32");
+  matmulInto({ layout, x: tx, w: tw, y: ty, alpha, accumulate, ...(c.kernel ? { kernel: c.kernel } : {}) });
+  const got = await ty.data();
+  for (const t of made) t.dispose();
+  for (let m = 0; m < M; m++) {
+    for (let n = 0; n < N; n++) {
+      let sum = 0, size = 0;
+      for (let k = 0; k < K; k++) {
+        const a = x[layout === "tn" ? k * M + m : m * K + k]!;
+        const b = w[layout === "nt" ? n * K + k : k * N + n]!;
+        sum += a * b;
+        size += Math.abs(a * b);
+      }
+      const want = alpha * sum + (accumulate ? y0[m * N + n]! : 0);
+      // Higham, "Accuracy and Stability" (3.5): |error| <= gamma_K sum |x||w| in any order, gamma_K ~ K 2^-24;
+      // two more roundings for alpha and the sum with y
+      const bound = 2 ** -24 * ((K + 2) * Math.abs(alpha) * size + 2 * Math.abs(want) + (accumulate ? 1 : 0));
+      const error = Math.abs(got[m * N + n]! - want);
+      assert.ok(error <= bound, `${JSON.stringify(c)} at [${m}, ${n}]: ${got[m * N + n]} for ${want}, bound ${bound}`);
+    }
+  }
+}
+
+const SHAPES: [number, number, number][] = [
+  [1, 1, 1], [1, 7, 5], [5, 1, 3], [8, 16, 64], [13, 17, 19], [32, 32, 32], [33, 65, 36],
+  [93, 172, 40], [128, 16, 96], [16, 100, 128], [2, 96, 576], [1, 576, 64], [50, 96, 12], [64, 128, 93],
+];
+
+for (const layout of ["nt", "nn", "tn"] as const) {
+  Deno.test(`matmul ${layout}: every shape against a double sum`, async () => {
+    await openGpu();
+    for (const [M, N, K] of SHAPES) await run({ layout, M, N, K });
+  });
+  Deno.test(`matmul ${layout}: alpha, accumulate and views`, async () => {
+    await openGpu();
+    for (const [M, N, K] of [[13, 17, 19], [40, 96, 32], [1, 64, 64]] as const) {
+      await run({ layout, M, N, K, alpha: -0.75, accumulate: true, shifted: true });
+      await run({ layout, M, N, K, alpha: 2, shifted: true });
+    }
+  });
+  Deno.test(`matmul ${layout}: operands larger than a binding`, async () => {
+    const gpu = await openGpu({ maxBinding: 128 * 64 * 4 });
+    for (const [M, N, K] of [[300, 64, 64], [40, 300, 64], [40, 61, 300], [300, 37, 53]] as const) {
+      if (layout === "nt" ? K > 64 : N > 64) continue; // one row would not fit
+      await run({ layout, M, N, K, accumulate: true });
+    }
+    gpu.close();
+  });
+}
+
+for (const kernel of ["strided", "tile32", "tile64"] as const) {
+  Deno.test(`matmul ${kernel}: the kernels that this adapter would not choose`, async () => {
+    await openGpu();
+    for (const layout of ["nt", "nn", "tn"] as const) {
+      await run({ layout, M: 33, N: 65, K: 36, kernel, alpha: 0.5, accumulate: true, shifted: true });
+      await run({ layout, M: 7, N: 70, K: 17, kernel });
+    }
+    await run({ layout: "nt", M: 9, N: 13, K: 19, kernel, dtype: "bf16" });
+    await run({ layout: "nn", M: 9, N: 13, K: 19, kernel, dtype: "f16" });
+  });
+}
+
+Deno.test("matmul: w in 16 bits", async () => {
+  await openGpu();
+  for (const layout of ["nt", "nn"] as const) {
+    for (const dtype of ["f16", "bf16"] as const) {
+      for (const [M, N, K] of [[13, 17, 19], [40, 96, 64], [1, 50, 64]] as const) await run({ layout, M, N, K, dtype });
+      await run({ layout, M: 20, N: 64, K: 32, dtype, shifted: true });
+    }
+  }
+});
+
+Deno.test("matmul: shapes that do not fit are refused", async () => {
+  await openGpu();
+  const x = empty([2, 3]), w = empty([4, 5]), y = empty([2, 4]);
+  assert.throws(() => matmulInto({ layout: "nt", x, w, y }), /x \[2,3\], w \[4,5\]/);
+  for (const t of [x, w, y]) t.dispose();
+});

@@ -1,0 +1,39 @@
+/**
+ * `deno run -A train.ts recipe.yaml [--key=value ...]`: full fine-tuning, LoRA and QLoRA from one recipe.
+ * @module
+ */
+import { dirname } from "@std/path";
+import { NibbleError } from "./lib/errors.ts";
+import { explainRecipe, parseTrainArguments, readRecipe, recipeHelp, writeRecipe } from "./lib/recipe/mod.ts";
+import { train } from "./lib/train/run.ts";
+import { stopOnInterrupt } from "./lib/train/signals.ts";
+
+if (import.meta.main) {
+  const interrupt = stopOnInterrupt();
+  try {
+    const { recipePath, overrides, help, explain } = parseTrainArguments(Deno.args);
+    if (help || !recipePath) {
+      console.log(recipeHelp());
+      Deno.exit(help ? 0 : 2);
+    }
+    const recipe = readRecipe(recipePath, overrides);
+    if (explain) {
+      console.log(explainRecipe(recipe));
+      Deno.exit(0);
+    }
+    for (const notice of recipe.notices) console.log(`note        ${notice}`);
+    await train(recipe.settings, {
+      recipeText: writeRecipe(recipe.settings),
+      base: dirname(recipePath),
+      signal: interrupt.signal,
+    });
+  } catch (error) {
+    if (!(error instanceof NibbleError)) throw error;
+    console.error(`error: ${error.message}`);
+    Deno.exit(1);
+  } finally {
+    interrupt.dispose();
+  }
+  // the GPU device keeps the process alive
+  Deno.exit(0);
+}
