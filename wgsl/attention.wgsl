@@ -2,9 +2,11 @@
 //   o_i = sum_j p_ij v_j,  p_ij = exp(scale q_i.k_j - lse_i);  j is visible to i when j <= i, i - j < window and segments match
 //   D_i = do_i.o_i,  ds_ij = scale p_ij (do_i.v_j - D_i),  dq_i = sum_j ds_ij k_j,  dk_j = sum_i ds_ij q_i,  dv_j = sum_i p_ij do_i
 // q, o, dq: [B*T, heads * HEAD_DIM]; k, v, dk, dv: [B*T, kv_heads * HEAD_DIM]; stats: [B*T, heads] of (lse, D); segments: [B*T], 0 = padding.
-// Grid: x blocks of LANES rows, y heads (kv heads in backward_kv), z batch. One invocation owns one row of one head and walks the
-// other side in groups of STEP rows whose addresses are the same in every lane; groups with nothing visible to the block are passed by.
+// Grid: x blocks of BLOCK rows, y heads times batch in parts of HEAD_LANES (kv heads in backward_kv). One invocation owns ROWS rows of one
+// head in registers and walks the other side in groups of STEP rows, loaded once for all ROWS; groups that hold no document of its own rows
+// are passed by. GPUs take HEAD_LANES 1, so that all lanes load the same address; a CPU gains from many ROWS and few lanes.
 struct Params {
+  batch: u32,
   time: u32,      // query rows of one batch element
   keys: u32,      // key rows of one batch element: `time`, or the cache's filled length
   start: u32,     // position of query row 0 among the keys
@@ -31,14 +33,29 @@ struct Params {
 
 const HEAD_DIM: u32 = 64u;
 const VECS: u32 = HEAD_DIM / 4u;
-const LANES: u32 = 64u;       // rows of one workgroup
-const STEP: u32 = 8u;         // rows of the other side taken together
+const ROWS: u32 = 1u;         // rows of one invocation
+const ROW_LANES: u32 = 64u;   // invocations along the rows
+const HEAD_LANES: u32 = 1u;   // invocations along heads and batch
+const STEP: u32 = 4u;         // rows of the other side taken together
 const SEGMENTED: bool = true; // false: one document, `segments` is not read
+const LANES: u32 = ROW_LANES * HEAD_LANES;
+const BLOCK: u32 = ROW_LANES * ROWS;
 const HIDDEN = -1e30;         // a score that no sum of visible ones reaches
+
+// What an invocation works on. Rows beyond the end repeat the last one and are not written.
+struct Place { batch: u32, head: u32, row: u32, first: u32, last: u32, own: bool }
+
+fn place(group: vec3<u32>, lane: u32, heads: u32, rows: u32) -> Place {
+  let n = group.y * HEAD_LANES + lane % HEAD_LANES;
+  let end = heads * p.batch;
+  let at = min(n, end - 1u);
+  let first = group.x * BLOCK;
+  return Place(at / heads, at % heads, first + lane / HEAD_LANES * ROWS, first, min(first + BLOCK, rows), n < end);
+}
 
 struct Span { low: u32, high: u32 }
 
-// Lowest and highest document of rows [from, to); 1, 0 when all are padding.
+// Lowest and highest document of rows [from, to), padding left out; low > high when there is none.
 fn documents(batch_row: u32, start: u32, to: u32) -> Span {
   var span = Span(0xffffffffu, 0u);
   for (var r = start; r < to; r++) {
@@ -68,84 +85,102 @@ fn next_group(batch_row: u32, row: u32, end: u32, span: Span) -> u32 {
 
 @compute @workgroup_size(LANES)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let first = group.x * LANES;
-  let last = min(first + LANES, p.time);
-  let i = min(first + lane, p.time - 1u);
-  let own = first + lane < p.time;
-  let position = p.start + i;
-  let batch_keys = p.seg_base + group.z * p.keys;
+  let me = place(group, lane, p.heads, p.time);
+  let batch_keys = p.seg_base + me.batch * p.keys;
   let stride = p.kv_heads * VECS;
-  let kv0 = p.kv_base + group.z * p.keys * stride + (group.y * p.kv_heads / p.heads) * VECS;
-  let q0 = p.q_base + ((group.z * p.time + i) * p.heads + group.y) * VECS;
+  let kv0 = p.kv_base + me.batch * p.keys * stride + (me.head * p.kv_heads / p.heads) * VECS;
   var span = Span(1u, 1u);
-  var document = 1u;
-  if (SEGMENTED) {
-    span = documents(batch_keys, first, last);
-    document = segments[batch_keys + i];
+  if (SEGMENTED) { span = documents(batch_keys, me.first, me.last); }
+  var x: array<vec4<f32>, ROWS * VECS>;
+  var acc: array<vec4<f32>, ROWS * VECS>;
+  var top: array<f32, ROWS>;
+  var total: array<f32, ROWS>;
+  var document: array<u32, ROWS>;
+  var q0: array<u32, ROWS>;
+  for (var r = 0u; r < ROWS; r++) { // @unroll
+    let i = min(me.row + r, p.time - 1u);
+    q0[r] = p.q_base + ((me.batch * p.time + i) * p.heads + me.head) * VECS;
+    for (var c = 0u; c < VECS; c++) { // @unroll
+      x[r * VECS + c] = q[q0[r] + c] * p.scale;
+      acc[r * VECS + c] = vec4(0.0);
+    }
+    top[r] = HIDDEN;
+    total[r] = 0.0;
+    document[r] = 1u;
+    if (SEGMENTED) { document[r] = segments[batch_keys + i]; }
   }
-  var x: array<vec4<f32>, VECS>;
-  var acc: array<vec4<f32>, VECS>;
-  for (var c = 0u; c < VECS; c++) { // @unroll
-    x[c] = q[q0 + c] * p.scale;
-    acc[c] = vec4(0.0);
-  }
-  var top = HIDDEN;
-  var total = 0.0;
-  let end = min(p.start + last, p.keys);
-  let oldest = p.start + first + 1u;
+  let position = p.start + me.row;
+  let end = min(p.start + me.last, p.keys);
+  let oldest = p.start + me.first + 1u;
   var j0 = next_group(batch_keys, select(0u, oldest - p.window, oldest > p.window), end, span);
   loop {
     if (j0 >= end) { break; }
-    var s: array<f32, STEP>;
-    var seen: array<bool, STEP>;
+    var s: array<f32, ROWS * STEP>;
     var at: array<u32, STEP>;
     for (var t = 0u; t < STEP; t++) { // @unroll
       at[t] = kv0 + min(j0 + t, end - 1u) * stride;
-      s[t] = 0.0;
-      seen[t] = j0 + t <= position && position - (j0 + t) < p.window && j0 + t < end;
-      if (SEGMENTED) { seen[t] = seen[t] && document != 0u && segments[batch_keys + min(j0 + t, end - 1u)] == document; }
+      for (var r = 0u; r < ROWS; r++) { // @unroll
+        s[r * STEP + t] = 0.0;
+      }
     }
     for (var c = 0u; c < VECS; c++) { // @unroll
       for (var t = 0u; t < STEP; t++) { // @unroll
-        s[t] += dot(x[c], k[at[t] + c]);
+        let y = k[at[t] + c];
+        for (var r = 0u; r < ROWS; r++) { // @unroll
+          s[r * STEP + t] += dot(x[r * VECS + c], y);
+        }
       }
     }
-    var higher = top;
-    for (var t = 0u; t < STEP; t++) { // @unroll
-      s[t] = select(HIDDEN, s[t], seen[t]);
-      higher = max(higher, s[t]);
-    }
-    let shrink = exp(top - higher);
-    top = higher;
-    total *= shrink;
-    for (var t = 0u; t < STEP; t++) { // @unroll
-      s[t] = select(0.0, exp(s[t] - top), seen[t]);
-      total += s[t];
+    for (var r = 0u; r < ROWS; r++) { // @unroll
+      var seen: array<bool, STEP>;
+      var higher = top[r];
+      for (var t = 0u; t < STEP; t++) { // @unroll
+        let j = j0 + t;
+        seen[t] = j <= position + r && position + r - j < p.window && j < end;
+        if (SEGMENTED) {
+          seen[t] = seen[t] && document[r] != 0u && segments[batch_keys + min(j, end - 1u)] == document[r];
+        }
+        higher = max(higher, select(HIDDEN, s[r * STEP + t], seen[t]));
+      }
+      let shrink = exp(top[r] - higher);
+      top[r] = higher;
+      total[r] *= shrink;
+      for (var t = 0u; t < STEP; t++) { // @unroll
+        s[r * STEP + t] = select(0.0, exp(s[r * STEP + t] - higher), seen[t]);
+        total[r] += s[r * STEP + t];
+      }
+      for (var c = 0u; c < VECS; c++) { // @unroll
+        acc[r * VECS + c] *= shrink;
+      }
     }
     for (var c = 0u; c < VECS; c++) { // @unroll
-      var a = acc[c] * shrink;
       for (var t = 0u; t < STEP; t++) { // @unroll
-        a += s[t] * v[at[t] + c];
+        let y = v[at[t] + c];
+        for (var r = 0u; r < ROWS; r++) { // @unroll
+          acc[r * VECS + c] += s[r * STEP + t] * y;
+        }
       }
-      acc[c] = a;
     }
     j0 = next_group(batch_keys, j0 + STEP, end, span);
   }
-  if (own) {
-    let share = select(0.0, 1.0 / total, total > 0.0);
-    for (var c = 0u; c < VECS; c++) { // @unroll
-      o[q0 + c] = acc[c] * share;
+  for (var r = 0u; r < ROWS; r++) { // @unroll
+    if (me.own && me.row + r < p.time) {
+      let share = select(0.0, 1.0 / total[r], total[r] > 0.0);
+      for (var c = 0u; c < VECS; c++) { // @unroll
+        o[q0[r] + c] = acc[r * VECS + c] * share;
+      }
+      let row = p.row_base + (me.batch * p.time + me.row + r) * p.heads + me.head;
+      stats[row].x = select(0.0, top[r] + log(total[r]), total[r] > 0.0);
     }
-    stats[p.row_base + (group.z * p.time + i) * p.heads + group.y].x = select(0.0, top + log(total), total > 0.0);
   }
 }
 
-// D = rowsum(dy * o) a head; x counts rows, y heads, z batch as in forward.
+// D = rowsum(dy * o) a head; ROWS is 1.
 @compute @workgroup_size(LANES)
 fn backward_delta(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let i = group.x * LANES + lane;
-  if (i >= p.time) { return; }
-  let row = (group.z * p.time + i) * p.heads + group.y;
+  let me = place(group, lane, p.heads, p.time);
+  if (!me.own || me.row >= p.time) { return; }
+  let row = (me.batch * p.time + me.row) * p.heads + me.head;
   let q0 = p.q_base + row * VECS;
   var sum = 0.0;
   for (var c = 0u; c < VECS; c++) { // @unroll
@@ -156,61 +191,78 @@ fn backward_delta(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invoca
 
 @compute @workgroup_size(LANES)
 fn backward_q(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let first = group.x * LANES;
-  let last = min(first + LANES, p.time);
-  let i = min(first + lane, p.time - 1u);
-  let own = first + lane < p.time;
-  let batch_row = p.seg_base + group.z * p.time;
+  let me = place(group, lane, p.heads, p.time);
+  let batch_row = p.seg_base + me.batch * p.time;
   let stride = p.kv_heads * VECS;
-  let kv0 = p.kv_base + group.z * p.time * stride + (group.y * p.kv_heads / p.heads) * VECS;
-  let row = (group.z * p.time + i) * p.heads + group.y;
-  let q0 = p.q_base + row * VECS;
-  let span = documents(batch_row, first, last);
-  let document = segments[batch_row + i];
-  let own_stats = stats[p.row_base + row];
-  var x: array<vec4<f32>, VECS>;
-  var g: array<vec4<f32>, VECS>;
-  var acc: array<vec4<f32>, VECS>;
-  for (var c = 0u; c < VECS; c++) { // @unroll
-    x[c] = q[q0 + c] * p.scale;
-    g[c] = dy[q0 + c];
-    acc[c] = vec4(0.0);
+  let kv0 = p.kv_base + me.batch * p.time * stride + (me.head * p.kv_heads / p.heads) * VECS;
+  let span = documents(batch_row, me.first, me.last);
+  var x: array<vec4<f32>, ROWS * VECS>;
+  var g: array<vec4<f32>, ROWS * VECS>;
+  var acc: array<vec4<f32>, ROWS * VECS>;
+  var own: array<vec2<f32>, ROWS>;
+  var document: array<u32, ROWS>;
+  var q0: array<u32, ROWS>;
+  for (var r = 0u; r < ROWS; r++) { // @unroll
+    let i = min(me.row + r, p.time - 1u);
+    let row = (me.batch * p.time + i) * p.heads + me.head;
+    q0[r] = p.q_base + row * VECS;
+    own[r] = stats[p.row_base + row];
+    document[r] = segments[batch_row + i];
+    for (var c = 0u; c < VECS; c++) { // @unroll
+      x[r * VECS + c] = q[q0[r] + c] * p.scale;
+      g[r * VECS + c] = dy[q0[r] + c];
+      acc[r * VECS + c] = vec4(0.0);
+    }
   }
-  let oldest = first + 1u;
-  var j0 = next_group(batch_row, select(0u, oldest - p.window, oldest > p.window), last, span);
+  let oldest = me.first + 1u;
+  var j0 = next_group(batch_row, select(0u, oldest - p.window, oldest > p.window), me.last, span);
   loop {
-    if (j0 >= last) { break; }
-    var s: array<f32, STEP>;
-    var dp: array<f32, STEP>;
+    if (j0 >= me.last) { break; }
+    var s: array<f32, ROWS * STEP>;
+    var dp: array<f32, ROWS * STEP>;
     var at: array<u32, STEP>;
     for (var t = 0u; t < STEP; t++) { // @unroll
-      at[t] = kv0 + min(j0 + t, last - 1u) * stride;
-      s[t] = 0.0;
-      dp[t] = 0.0;
+      at[t] = kv0 + min(j0 + t, me.last - 1u) * stride;
+      for (var r = 0u; r < ROWS; r++) { // @unroll
+        s[r * STEP + t] = 0.0;
+        dp[r * STEP + t] = 0.0;
+      }
     }
     for (var c = 0u; c < VECS; c++) { // @unroll
       for (var t = 0u; t < STEP; t++) { // @unroll
-        s[t] += dot(x[c], k[at[t] + c]);
-        dp[t] += dot(g[c], v[at[t] + c]);
+        let y = k[at[t] + c];
+        let z = v[at[t] + c];
+        for (var r = 0u; r < ROWS; r++) { // @unroll
+          s[r * STEP + t] += dot(x[r * VECS + c], y);
+          dp[r * STEP + t] += dot(g[r * VECS + c], z);
+        }
       }
     }
     for (var t = 0u; t < STEP; t++) { // @unroll
       let j = j0 + t;
-      let seen = j <= i && i - j < p.window && document != 0u && segments[batch_row + min(j, last - 1u)] == document;
-      s[t] = select(0.0, exp(s[t] - own_stats.x) * (dp[t] - own_stats.y) * p.scale, seen);
-    }
-    for (var c = 0u; c < VECS; c++) { // @unroll
-      var a = acc[c];
-      for (var t = 0u; t < STEP; t++) { // @unroll
-        a += s[t] * k[at[t] + c];
+      let theirs = segments[batch_row + min(j, me.last - 1u)];
+      for (var r = 0u; r < ROWS; r++) { // @unroll
+        let i = me.row + r;
+        let seen = j <= i && i - j < p.window && document[r] != 0u && theirs == document[r];
+        let ds = exp(s[r * STEP + t] - own[r].x) * (dp[r * STEP + t] - own[r].y) * p.scale;
+        s[r * STEP + t] = select(0.0, ds, seen);
       }
-      acc[c] = a;
     }
-    j0 = next_group(batch_row, j0 + STEP, last, span);
-  }
-  if (own) {
     for (var c = 0u; c < VECS; c++) { // @unroll
-      dq[q0 + c] = acc[c];
+      for (var t = 0u; t < STEP; t++) { // @unroll
+        let y = k[at[t] + c];
+        for (var r = 0u; r < ROWS; r++) { // @unroll
+          acc[r * VECS + c] += s[r * STEP + t] * y;
+        }
+      }
+    }
+    j0 = next_group(batch_row, j0 + STEP, me.last, span);
+  }
+  for (var r = 0u; r < ROWS; r++) { // @unroll
+    if (me.own && me.row + r < p.time) {
+      for (var c = 0u; c < VECS; c++) { // @unroll
+        dq[q0[r] + c] = acc[r * VECS + c];
+      }
     }
   }
 }
@@ -218,73 +270,87 @@ fn backward_q(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation
 // The group's query heads are summed in order inside the invocation, so no atomics and the same bits every time.
 @compute @workgroup_size(LANES)
 fn backward_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let first = group.x * LANES;
-  let last = min(first + LANES, p.time);
-  let j = min(first + lane, p.time - 1u);
-  let own = first + lane < p.time;
-  let batch_row = p.seg_base + group.z * p.time;
+  let me = place(group, lane, p.kv_heads, p.time);
+  let batch_row = p.seg_base + me.batch * p.time;
   let stride = p.heads * VECS;
-  let kv0 = p.kv_base + ((group.z * p.time + j) * p.kv_heads + group.y) * VECS;
-  let span = documents(batch_row, first, last);
-  let document = segments[batch_row + j];
+  let span = documents(batch_row, me.first, me.last);
   let each = p.heads / p.kv_heads;
-  // saturated, since the window may be all ones
-  let end = select(p.time, min(p.time, last - 1u + p.window), p.window < p.time);
-  var x: array<vec4<f32>, VECS>;
-  var w: array<vec4<f32>, VECS>;
-  var acc_k: array<vec4<f32>, VECS>;
-  var acc_v: array<vec4<f32>, VECS>;
-  for (var c = 0u; c < VECS; c++) { // @unroll
-    x[c] = k[kv0 + c] * p.scale;
-    w[c] = v[kv0 + c];
-    acc_k[c] = vec4(0.0);
-    acc_v[c] = vec4(0.0);
+  // the window may be all ones
+  let end = select(p.time, min(p.time, me.last - 1u + p.window), p.window < p.time);
+  var x: array<vec4<f32>, ROWS * VECS>;
+  var w: array<vec4<f32>, ROWS * VECS>;
+  var acc_k: array<vec4<f32>, ROWS * VECS>;
+  var acc_v: array<vec4<f32>, ROWS * VECS>;
+  var document: array<u32, ROWS>;
+  var kv0: array<u32, ROWS>;
+  for (var r = 0u; r < ROWS; r++) { // @unroll
+    let j = min(me.row + r, p.time - 1u);
+    kv0[r] = p.kv_base + ((me.batch * p.time + j) * p.kv_heads + me.head) * VECS;
+    document[r] = segments[batch_row + j];
+    for (var c = 0u; c < VECS; c++) { // @unroll
+      x[r * VECS + c] = k[kv0[r] + c] * p.scale;
+      w[r * VECS + c] = v[kv0[r] + c];
+      acc_k[r * VECS + c] = vec4(0.0);
+      acc_v[r * VECS + c] = vec4(0.0);
+    }
   }
-  for (var h = group.y * each; h < (group.y + 1u) * each; h++) {
-    let q0 = p.q_base + (group.z * p.time * p.heads + h) * VECS;
-    let row0 = p.row_base + group.z * p.time * p.heads + h;
-    var i0 = next_group(batch_row, first, end, span);
+  for (var h = me.head * each; h < (me.head + 1u) * each; h++) {
+    let q0 = p.q_base + (me.batch * p.time * p.heads + h) * VECS;
+    let row0 = p.row_base + me.batch * p.time * p.heads + h;
+    var i0 = next_group(batch_row, me.first, end, span);
     loop {
       if (i0 >= end) { break; }
-      var s: array<f32, STEP>;
-      var dp: array<f32, STEP>;
+      var s: array<f32, ROWS * STEP>;
+      var dp: array<f32, ROWS * STEP>;
       var at: array<u32, STEP>;
       for (var t = 0u; t < STEP; t++) { // @unroll
         at[t] = q0 + min(i0 + t, end - 1u) * stride;
-        s[t] = 0.0;
-        dp[t] = 0.0;
+        for (var r = 0u; r < ROWS; r++) { // @unroll
+          s[r * STEP + t] = 0.0;
+          dp[r * STEP + t] = 0.0;
+        }
       }
       for (var c = 0u; c < VECS; c++) { // @unroll
         for (var t = 0u; t < STEP; t++) { // @unroll
-          s[t] += dot(x[c], q[at[t] + c]);
-          dp[t] += dot(w[c], dy[at[t] + c]);
+          let y = q[at[t] + c];
+          let z = dy[at[t] + c];
+          for (var r = 0u; r < ROWS; r++) { // @unroll
+            s[r * STEP + t] += dot(x[r * VECS + c], y);
+            dp[r * STEP + t] += dot(w[r * VECS + c], z);
+          }
         }
       }
       for (var t = 0u; t < STEP; t++) { // @unroll
         let i = min(i0 + t, end - 1u);
-        let seen = i0 + t < end && j <= i && i - j < p.window && document != 0u && segments[batch_row + i] == document;
+        let theirs = segments[batch_row + i];
         let row = stats[row0 + i * p.heads];
-        let weight = select(0.0, exp(s[t] - row.x), seen);
-        dp[t] = weight * (dp[t] - row.y) * p.scale;
-        s[t] = weight;
+        for (var r = 0u; r < ROWS; r++) { // @unroll
+          let j = me.row + r;
+          let seen = i0 + t < end && j <= i && i - j < p.window && document[r] != 0u && theirs == document[r];
+          let weight = select(0.0, exp(s[r * STEP + t] - row.x), seen);
+          dp[r * STEP + t] = weight * (dp[r * STEP + t] - row.y) * p.scale;
+          s[r * STEP + t] = weight;
+        }
       }
       for (var c = 0u; c < VECS; c++) { // @unroll
-        var a = acc_k[c];
-        var b = acc_v[c];
         for (var t = 0u; t < STEP; t++) { // @unroll
-          a += dp[t] * q[at[t] + c];
-          b += s[t] * dy[at[t] + c];
+          let y = q[at[t] + c];
+          let z = dy[at[t] + c];
+          for (var r = 0u; r < ROWS; r++) { // @unroll
+            acc_k[r * VECS + c] += dp[r * STEP + t] * y;
+            acc_v[r * VECS + c] += s[r * STEP + t] * z;
+          }
         }
-        acc_k[c] = a;
-        acc_v[c] = b;
       }
       i0 = next_group(batch_row, i0 + STEP, end, span);
     }
   }
-  if (own) {
-    for (var c = 0u; c < VECS; c++) { // @unroll
-      dk[kv0 + c] = acc_k[c];
-      dv[kv0 + c] = acc_v[c];
+  for (var r = 0u; r < ROWS; r++) { // @unroll
+    if (me.own && me.row + r < p.time) {
+      for (var c = 0u; c < VECS; c++) { // @unroll
+        dk[kv0[r] + c] = acc_k[r * VECS + c];
+        dv[kv0[r] + c] = acc_v[r * VECS + c];
+      }
     }
   }
 }

@@ -52,14 +52,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     workgroupBarrier();
     var higher = top;
     for (var t = 0u; t < count; t++) { higher = max(higher, score[t]); }
+    workgroupBarrier();
+    score[lane] = select(0.0, exp(s - higher), lane < count);
+    workgroupBarrier();
     let shrink = exp(top - higher);
     top = higher;
     acc *= shrink;
     total *= shrink;
-    for (var t = 0u; t < count; t++) { total += exp(score[t] - top); }
+    for (var t = 0u; t < count; t++) { total += score[t]; }
     if (share < shares) {
       for (var t = share; t < count; t += shares) {
-        acc += exp(score[t] - top) * v[kv0 + (j0 + t) * stride + channel];
+        acc += score[t] * v[kv0 + (j0 + t) * stride + channel];
       }
     }
     workgroupBarrier();

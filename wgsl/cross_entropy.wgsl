@@ -1,7 +1,7 @@
 // Softmax cross-entropy of each row of logits, and its gradient in place of the logits.
 //   loss = log(sum_v exp(z_v)) - z_label;   dz_v = (exp(z_v) / sum - [v = label]) * scale
 // logits: [rows, vocabulary]; labels: [rows]; stats: [rows, 2] of (loss, 1 if the label is the argmax).
-// Grid: one workgroup of 64 a row. The maximum is subtracted, so no exponent overflows.
+// Grid: one workgroup of LANES a row. The maximum is subtracted, so no exponent overflows.
 struct Params {
   rows: u32,
   vocabulary: u32,
@@ -14,31 +14,26 @@ struct Params {
 @group(0) @binding(2) var<storage, read> labels: array<u32>;
 @group(0) @binding(3) var<storage, read_write> stats: array<f32>;
 
-var<workgroup> part: array<f32, 64>;
+// 64 for GPUs; 8 where lanes are a processor's vector and a barrier is expensive
+const LANES: u32 = 64u;
+var<workgroup> tops: array<f32, LANES>;
+var<workgroup> sums: array<f32, LANES>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let row = group.x;
   let base = row * p.vocabulary;
   var top = -3.4e38;
-  for (var v = lane; v < p.vocabulary; v += 64u) { top = max(top, logits[base + v]); }
-  part[lane] = top;
-  for (var step = 32u; step > 0u; step /= 2u) {
-    workgroupBarrier();
-    if (lane < step) { part[lane] = max(part[lane], part[lane + step]); }
-  }
+  for (var v = lane; v < p.vocabulary; v += LANES) { top = max(top, logits[base + v]); }
+  tops[lane] = top;
   workgroupBarrier();
-  top = part[0];
-  workgroupBarrier();
+  for (var i = 0u; i < LANES; i++) { top = max(top, tops[i]); }
   var sum = 0.0;
-  for (var v = lane; v < p.vocabulary; v += 64u) { sum += exp(logits[base + v] - top); }
-  part[lane] = sum;
-  for (var step = 32u; step > 0u; step /= 2u) {
-    workgroupBarrier();
-    if (lane < step) { part[lane] += part[lane + step]; }
-  }
+  for (var v = lane; v < p.vocabulary; v += LANES) { sum += exp(logits[base + v] - top); }
+  sums[lane] = sum;
   workgroupBarrier();
-  sum = part[0];
+  sum = 0.0;
+  for (var i = 0u; i < LANES; i++) { sum += sums[i]; }
   let label = labels[p.first + row];
   let z = logits[base + label];
   if (lane == 0u) {
@@ -46,10 +41,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     stats[(p.first + row) * 2u + 1u] = select(0.0, 1.0, z == top);
   }
   if (p.write == 0u) { return; }
-  storageBarrier();
-  workgroupBarrier();
+  storageBarrier(); // every lane has read z before it is replaced
   let factor = p.scale / sum;
-  for (var v = lane; v < p.vocabulary; v += 64u) {
+  for (var v = lane; v < p.vocabulary; v += LANES) {
     let g = exp(logits[base + v] - top) * factor;
     logits[base + v] = select(g, g - p.scale, v == label);
   }

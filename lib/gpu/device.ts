@@ -66,16 +66,30 @@ export async function openGpu(options?: GpuOptions): Promise<Gpu> {
 /** The open device. Throws when {@link openGpu} was not awaited before. */
 export function gpu(): Gpu {
   if (!current) {
-    throw new NibbleError("gpu/not-open", "No GPU device is open", { remedy: "Call `await device()` first." });
+    throw new NibbleError("gpu/not-open", "No GPU device is open", {
+      remedy: "Call `await device()` first.",
+    });
   }
   return current;
+}
+
+/** Makes another device the current one while `work` runs. */
+export async function withGpu(other: Gpu, work: () => Promise<void> | void): Promise<void> {
+  const before = current;
+  current = other;
+  try {
+    await work();
+  } finally {
+    current = before;
+  }
 }
 
 async function open(options: GpuOptions): Promise<Gpu> {
   const adapter = await navigator.gpu?.requestAdapter({ powerPreference: "high-performance" });
   if (!adapter) {
     throw new NibbleError("gpu/no-adapter", "WebGPU finds no adapter on this machine", {
-      remedy: "Run `deno task doctor`, which installs a software adapter; on Debian: apt-get install mesa-vulkan-drivers.",
+      remedy:
+        "Run `deno task doctor`, which installs a software adapter; on Debian: apt-get install mesa-vulkan-drivers.",
     });
   }
   const { device, subgroups } = await requestDevice(adapter, options.defaultLimits ?? false);
@@ -105,7 +119,12 @@ async function open(options: GpuOptions): Promise<Gpu> {
   const debug = environment("NIBBLE_DEBUG")?.split(",").includes("kernels") ?? false;
   const stream = createStream(device, check, 64);
   const kernels = createRunner(device, stream, debug);
-  const pool = createPool(device, options.budgetBytes ?? Infinity, () => stream.flush(), (id) => kernels.forget(id));
+  const pool = createPool(
+    device,
+    options.budgetBytes ?? Infinity,
+    () => stream.flush(),
+    (id) => kernels.forget(id),
+  );
   return {
     name: adapter.info.description || adapter.info.device || adapter.info.vendor || "unknown adapter",
     vendor: adapter.info.vendor,
@@ -150,15 +169,23 @@ const LIMITS = [
   "maxComputeWorkgroupsPerDimension",
 ] as const;
 
-async function requestDevice(adapter: GPUAdapter, defaults: boolean): Promise<{ device: GPUDevice; subgroups: boolean }> {
+async function requestDevice(
+  adapter: GPUAdapter,
+  defaults: boolean,
+): Promise<{ device: GPUDevice; subgroups: boolean }> {
   if (defaults) return { device: await adapter.requestDevice(), subgroups: false };
   const requiredLimits: Record<string, number> = {};
   for (const name of LIMITS) requiredLimits[name] = adapter.limits[name];
-  const features = (["shader-f16", "timestamp-query"] as GPUFeatureName[]).filter((f) => adapter.features.has(f));
+  const features = (["shader-f16", "timestamp-query"] as GPUFeatureName[]).filter((f) =>
+    adapter.features.has(f)
+  );
   // Deno leaves `subgroups` out of adapter.features although the device can be had with it: so try.
   for (const extra of [["subgroups" as GPUFeatureName], []]) {
     try {
-      const device = await adapter.requestDevice({ requiredFeatures: [...features, ...extra], requiredLimits });
+      const device = await adapter.requestDevice({
+        requiredFeatures: [...features, ...extra],
+        requiredLimits,
+      });
       if (extra.length === 0 || await subgroupsWork(device)) return { device, subgroups: extra.length > 0 };
       device.destroy();
     } catch {

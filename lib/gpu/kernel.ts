@@ -130,7 +130,10 @@ export function createRunner(device: GPUDevice, stream: CommandStream, debug: bo
       if (!range) continue;
       const offset = range.offset ?? 0;
       const size = Math.ceil((range.bytes ?? range.buffer.size - offset) / 4) * 4;
-      if (size > limits.maxStorageBufferBindingSize || offset + size > range.buffer.size || range.buffer.references <= 0) {
+      if (
+        size > limits.maxStorageBufferBindingSize || offset + size > range.buffer.size ||
+        range.buffer.references <= 0
+      ) {
         throw new NibbleError("gpu/bind", `Cannot bind '${b.name}': ${size} bytes at ${offset}`, {
           where: `${describe(kernel, options)}; buffer of ${range.buffer.size} bytes, ` +
             `${range.buffer.references} owners, bindings up to ${limits.maxStorageBufferBindingSize}`,
@@ -166,9 +169,13 @@ export function createRunner(device: GPUDevice, stream: CommandStream, debug: bo
       const [x, y = 1, z = 1] = options.groups;
       if (x === 0 || y === 0 || z === 0) return;
       if (Math.max(x, y, z) > limits.maxComputeWorkgroupsPerDimension) {
-        throw new NibbleError("gpu/grid", `Grid ${x}x${y}x${z} exceeds ${limits.maxComputeWorkgroupsPerDimension}`, {
-          where: describe(kernel, options),
-        });
+        throw new NibbleError(
+          "gpu/grid",
+          `Grid ${x}x${y}x${z} exceeds ${limits.maxComputeWorkgroupsPerDimension}`,
+          {
+            where: describe(kernel, options),
+          },
+        );
       }
       const key = `${kernel.name}.${options.entry ?? "main"}|${JSON.stringify(options.consts ?? 0)}|${
         JSON.stringify(options.types ?? 0)

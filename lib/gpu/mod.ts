@@ -3,6 +3,7 @@
  * @module
  */
 export { environment, type Gpu, gpu, type GpuFeatures, type GpuOptions, openGpu } from "./device.ts";
+export { type Rehearsal, rehearse } from "./dry.ts";
 export { type BufferRange, defineKernel, type Kernel, type LaunchOptions } from "./kernel.ts";
 export { BUFFER_KINDS, type BufferKind, type GpuBuffer, type MemoryReport, mib } from "./pool.ts";
 export { type KernelTime, profile } from "./profile.ts";

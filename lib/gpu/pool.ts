@@ -96,10 +96,14 @@ export function createPool(
       ({ raw, id } = reused);
     } else {
       if (size > device.limits.maxBufferSize) {
-        throw new NibbleError("gpu/buffer-limit", `A buffer of ${mib(size)} is larger than this device allows`, {
-          where: `${kind}; maxBufferSize is ${mib(device.limits.maxBufferSize)}`,
-          remedy: "Use a shorter sequence or a smaller batch.",
-        });
+        throw new NibbleError(
+          "gpu/buffer-limit",
+          `A buffer of ${mib(size)} is larger than this device allows`,
+          {
+            where: `${kind}; maxBufferSize is ${mib(device.limits.maxBufferSize)}`,
+            remedy: "Use a shorter sequence or a smaller batch.",
+          },
+        );
       }
       if (liveBytes + idleBytes + size > budget) trim();
       if (liveBytes + size > budget) {

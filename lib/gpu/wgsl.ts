@@ -48,7 +48,10 @@ export function specialize(source: string, options: Specialization = {}): string
     return wanted === undefined ? line : `${head}${name}${middle}${wanted};`;
   });
   if (unused.size > 0) {
-    throw new NibbleError("gpu/specialize", `The kernel has no const or alias named ${[...unused].join(", ")}`);
+    throw new NibbleError(
+      "gpu/specialize",
+      `The kernel has no const or alias named ${[...unused].join(", ")}`,
+    );
   }
   text = unroll(text, values);
   return /\bf16\b/.test(stripComments(text)) ? `enable f16;\n${text}` : text;
@@ -76,7 +79,8 @@ function stripComments(text: string): string {
   return text.replace(/\/\/[^\n]*/g, "");
 }
 
-const LOOP = /for\s*\(\s*var\s+(\w+)(?::\s*\w+)?\s*=\s*([^;]+);\s*\1\s*<\s*([^;]+);\s*\1\s*(\+\+|\+=\s*[^)]+)\s*\)\s*\{\s*\/\/\s*@unroll[^\n]*\n/;
+const LOOP =
+  /for\s*\(\s*var\s+(\w+)(?::\s*\w+)?\s*=\s*([^;]+);\s*\1\s*<\s*([^;]+);\s*\1\s*(\+\+|\+=\s*[^)]+)\s*\)\s*\{\s*\/\/\s*@unroll[^\n]*\n/;
 
 /** Expands marked loops, outermost first, so that an inner bound may use an outer index. */
 function unroll(text: string, values: ReadonlyMap<string, number>): string {
@@ -129,7 +133,8 @@ export interface ParamField {
   type: "u32" | "i32" | "f32";
 }
 
-const BINDING = /@group\(0\)\s*@binding\((\d+)\)\s*var<(uniform|storage)(?:,\s*(read_write|read))?>\s*(\w+)\s*:/g;
+const BINDING =
+  /@group\(0\)\s*@binding\((\d+)\)\s*var<(uniform|storage)(?:,\s*(read_write|read))?>\s*(\w+)\s*:/g;
 
 /** Reads the declared bindings and the fields of `struct Params` from a kernel file. */
 export function reflect(source: string): { bindings: Binding[]; params: ParamField[] } {

@@ -35,6 +35,8 @@ export interface BuildOptions {
   allocate?: (name: string, shape: readonly number[]) => Tensor;
   /** Longest sequence that positions are tabled for; default the model's own maximum, at most 8,192. */
   maxPositions?: number;
+  /** Allocate and launch as loading would, without reading any weight: for planning. */
+  rehearsal?: boolean;
   onProgress?: (done: number, total: number) => void;
 }
 
@@ -75,7 +77,14 @@ export function buildModel(
     const module = name.replace(/\.weight$/, "");
     const skipped = options.quantization?.skipModules?.some((s) => module === s || module.endsWith(`.${s}`));
     if (linear && options.quantization && !skipped) {
-      const weight = loadQuantized(name, shape as [number, number], source, options.quantization, advance);
+      const weight = loadQuantized(
+        name,
+        shape as [number, number],
+        source,
+        options.quantization,
+        advance,
+        options.rehearsal,
+      );
       linears.set(module, { module, shape: shape as [number, number], weight, adapter: undefined });
       summary.quantizedLayers++;
       summary.quantizedParameters += count(shape);
@@ -182,12 +191,18 @@ function* chunks(
   name: string,
   shape: readonly number[],
   source: TensorSource,
+  rehearsal = false,
 ): Generator<[number, Float32Array<ArrayBuffer>]> {
   const columns = shape.at(-1)!;
   const rows = count(shape) / columns;
   const step = Math.max(64, Math.floor(CHUNK_ELEMENTS / columns / 64) * 64);
   for (let row = 0; row < rows; row += step) {
-    const values = source.readF32(name, row * columns, Math.min(rows, row + step) * columns);
+    const end = Math.min(rows, row + step);
+    if (rehearsal) {
+      yield [row, new Float32Array((end - row) * columns)];
+      continue;
+    }
+    const values = source.readF32(name, row * columns, end * columns);
     for (let i = 0; i < values.length; i++) {
       if (!Number.isFinite(values[i])) {
         throw new NibbleError("model/nan", `'${name}' holds ${values[i]} at element ${row * columns + i}`, {
@@ -209,7 +224,7 @@ function loadDense(
 ): Tensor {
   const t = options.allocate?.(name, shape) ?? keep(empty(shape, "f32", "base"));
   t.name = name;
-  for (const [row, values] of chunks(name, shape, source)) {
+  for (const [row, values] of chunks(name, shape, source, options.rehearsal)) {
     t.write(values, row * t.columns);
     advance(values.length);
   }
@@ -222,9 +237,10 @@ function loadQuantized(
   source: TensorSource,
   config: QuantizationConfig,
   advance: (n: number) => void,
+  rehearsal: boolean | undefined,
 ): QuantizedTensor {
   const q = createQuantized(shape, config);
-  for (const [row, values] of chunks(name, shape, source)) {
+  for (const [row, values] of chunks(name, shape, source, rehearsal)) {
     scope(() => quantizeRows(q, row, tensor(values, [values.length / shape[1], shape[1]], "f32", "scratch")));
     advance(values.length);
   }

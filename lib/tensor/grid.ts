@@ -33,3 +33,11 @@ export function* rowRanges(rows: number, rowBytes: readonly number[]): Generator
   const step = Math.max(128, Math.floor(fit / 128) * 128);
   for (let from = 0; from < rows; from += step) yield [from, Math.min(rows, from + step)];
 }
+
+/**
+ * Invocations that share a row in reductions: 64, or 8 on software adapters, whose lanes are a processor's vector
+ * and which pay dearly for barriers between vectors.
+ */
+export function rowLanes(): number {
+  return /llvmpipe|swiftshader/i.test(gpu().name) ? 8 : 64;
+}

@@ -9,7 +9,7 @@ export { lossCurveText, sparkline } from "./loss_text.ts";
 
 const WIDTH = 760;
 const HEIGHT = 420;
-const PLOT = { left: 64, top: 58, right: 736, bottom: 362 };
+const PLOT = { left: 64, top: 68, right: 736, bottom: 362 };
 /** More points than this are thinned out: no screen shows them. */
 const MOST_POINTS = 1000;
 
@@ -64,7 +64,7 @@ export function lossCurveSvg(curve: LossCurve): string {
     `<title id="curve-title">${escapeXml(curve.title)}</title>\n` +
     `<desc id="curve-desc">${escapeXml(describe(curve, train, evals))}</desc>\n<style>${STYLE}\n</style>\n` +
     `<rect class="ground" x="0.5" y="0.5" width="${WIDTH - 1}" height="${HEIGHT - 1}" rx="8"/>\n` +
-    `<text class="title" x="${PLOT.left}" y="28">${escapeXml(shorten(curve.title, 76))}</text>\n`;
+    `<text class="title" x="${PLOT.left}" y="28">${escapeXml(shorten(curve.title, 70))}</text>\n`;
   if (all.length === 0) {
     return `${head}<text x="${WIDTH / 2}" y="${
       HEIGHT / 2
@@ -181,15 +181,13 @@ function axisOf(values: readonly number[], most: number, least: number): Axis {
 function legend(train: LossPoint[], evals: LossPoint[], weight: number): string {
   const entries: string[] = [];
   const entry = (sample: string, label: string) => {
-    const left = PLOT.left + entries.length * 250;
-    entries.push(`<g transform="translate(${left} 44)">${sample}<text x="34" y="4">${label}</text></g>\n`);
+    const left = PLOT.left + entries.length * 290;
+    entries.push(`<g transform="translate(${left} 48)">${sample}<text x="34" y="4">${label}</text></g>\n`);
   };
   if (train.length) {
-    const how = weight > 0 ? " (smoothed)" : "";
-    entry(
-      '<path class="train" d="M0 0H26"/>',
-      `train${how} ${train[train.length - 1].loss.toFixed(3)} at the end`,
-    );
+    // What the line shows: its own end, and not that of the raw one behind it.
+    const end = smooth(train, weight)[train.length - 1].loss.toFixed(3);
+    entry('<path class="train" d="M0 0H26"/>', `train${weight > 0 ? " (smoothed)" : ""} ${end} at the end`);
   }
   if (evals.length) {
     entry(

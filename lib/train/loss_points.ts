@@ -20,7 +20,7 @@ export interface LossCurve {
   axis?: string;
   /**
    * Weight of the past in the smoothed training line, from 0 (none) to below 1. Unless given it is chosen by the
-   * number of points: none below 30, then rising to 0.9.
+   * number of points: none below 30, then n / (n + 50), at most 0.95.
    */
   smoothing?: number;
 }
@@ -37,9 +37,9 @@ export function smooth(points: readonly LossPoint[], weight: number): LossPoint[
   });
 }
 
-/** Weight for a number of points; see {@link LossCurve.smoothing}. */
+/** Weight for a number of points: the line lags w / (1 - w) points behind, here a fiftieth of the picture. */
 export function defaultSmoothing(points: number): number {
-  return points < 30 ? 0 : Math.min(0.9, 1 - 10 / points);
+  return points < 30 ? 0 : Math.min(0.95, points / (points + 50));
 }
 
 /** Finite points by rising step; of several at one step the last, as after a resumed run. */

@@ -190,10 +190,10 @@ function training(card: ModelCard): string {
     ["Epochs", card.epochs === undefined ? undefined : String(Number(card.epochs.toFixed(2)))],
     ["Tokens", card.tokens === undefined ? undefined : count(card.tokens)],
     ["Time", formatDuration(card.seconds)],
-    ["Seconds a step", card.steps > 0 ? (card.seconds / card.steps).toPrecision(3) : undefined],
+    ["Seconds a step", card.steps > 0 ? three(card.seconds / card.steps) : undefined],
     [
       "Tokens a second",
-      card.tokens && card.seconds > 0 ? (card.tokens / card.seconds).toPrecision(3) : undefined,
+      card.tokens && card.seconds > 0 ? three(card.tokens / card.seconds) : undefined,
     ],
     ["Mean training loss", card.trainLoss?.toFixed(4)],
     [
@@ -280,4 +280,9 @@ function oneLine(text: string): string {
 /** `1,234,567`. */
 function count(n: number): string {
   return Math.round(n).toString().replace(/\B(?=(\d{3})+$)/g, ",");
+}
+
+/** Three figures, and whole numbers where they need more. */
+function three(n: number): string {
+  return n < 100 ? n.toPrecision(3) : count(n);
 }

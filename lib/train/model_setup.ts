@@ -8,7 +8,7 @@ import { fetchModel } from "../hub/mod.ts";
 import { type Adapter, adapterShapes, addAdapter, type LoraConfig } from "../lora/lora.ts";
 import { readConfig } from "../model/config.ts";
 import { parameterShapes } from "../model/config.ts";
-import { buildModel } from "../model/load.ts";
+import { buildModel, type BuildOptions } from "../model/load.ts";
 import type { Model } from "../model/model.ts";
 import { randomSource } from "../model/random_source.ts";
 import { createOptimizer, createParameterPages, type Optimizer, type ParameterPages } from "../optim/mod.ts";
@@ -132,7 +132,7 @@ export function setUpModel(
   s: TrainSettings,
   files: ModelFiles,
   maxPositions: number,
-  onProgress?: (done: number, total: number) => void,
+  extra: Pick<BuildOptions, "onProgress" | "rehearsal"> = {},
 ): TrainableModel {
   if (s.use_dora) {
     throw new NibbleError("train/unsupported", "use_dora is not supported yet", {
@@ -153,7 +153,7 @@ export function setUpModel(
       },
     );
   }
-  const common = { maxPositions, ...(onProgress ? { onProgress } : {}) };
+  const common = { maxPositions, ...extra };
   let model: Model, adapter: Adapter | undefined, pages: ParameterPages;
   if (s.use_peft) {
     model = buildModel(files.config, files.source, {

@@ -19,6 +19,7 @@ import { type EvalLog, evaluate, type LoopState, runLoop, type TrainLog } from "
 import { lossCurveSvg, lossCurveText } from "./loss_curve.ts";
 import { modelCard } from "./model_card.ts";
 import { openBase, setUpModel, type TrainableModel } from "./model_setup.ts";
+import { formatPlan, type MemoryPlan, planMemory } from "./plan.ts";
 import { evalBatches, evaluates, loadRows, prepareRows, trainingOrder } from "./prepare.ts";
 import { createReporter, etaOf, openJsonLog, type Reporter } from "./progress.ts";
 import type { TrainSettings } from "./settings.ts";
@@ -114,8 +115,10 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
   const evals = evalSide ? evalBatches(evalSide.packed, s, padId) : [];
   const longest = Math.max(...trainSide.packed.map((p) => p.ids.length), ...evals.map((b) => b.time));
 
-  // 3. model on the device
+  // 3. plan, before anything is loaded, and the model on the device
   const maxPositions = Math.max(longest, s.max_length ?? 0) + s.nibble_sample_max_new_tokens + 64;
+  const plan = await planMemory(s, { files, order, evals, maxPositions });
+  note(formatPlan(plan));
   const setUp = setUpModel(s, files, maxPositions);
   const { model, adapter, pages, optimizer } = setUp;
   try {
@@ -127,6 +130,7 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
     return await trainModel(s, options, {
       ...{ reporter, setUp, tokenizer, hash, order, evals, chat: trainSide.chat },
       trainRows: trainSide.packed.length,
+      plan,
     });
   } finally {
     files.source.close();
@@ -146,6 +150,7 @@ interface Prepared {
   evals: ReturnType<typeof evalBatches>;
   chat: boolean;
   trainRows: number;
+  plan: MemoryPlan;
 }
 
 async function trainModel(s: TrainSettings, options: TrainOptions, p: Prepared): Promise<TrainResult> {
@@ -336,7 +341,7 @@ async function trainModel(s: TrainSettings, options: TrainOptions, p: Prepared):
       );
     }
     note(lossCurveText(curve));
-    note(memoryLine(memory));
+    note(`${memoryLine(memory)}; planned ${mb(p.plan.memory.peakBytes)}`);
     note(
       `wrote       ${s.output_dir} (${seconds.toFixed(1)} s of training, ${
         (seconds / Math.max(1, end.step - first)).toFixed(2)

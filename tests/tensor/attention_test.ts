@@ -5,6 +5,7 @@ import {
   attention,
   attentionDecode,
   type AttentionHeads,
+  attentionTiling,
   writeCache,
 } from "../../lib/tensor/ops/attention.ts";
 import { differentiate } from "../../lib/tensor/tape.ts";
@@ -105,7 +106,12 @@ function bounds(c: Case) {
   return { o, dq: ds + c.time * EPS, dk: group * c.time * ds, dv: group * c.time * (weight + EPS * c.time) };
 }
 
-async function compare(c: Case, seed: number): Promise<void> {
+/** Compares output and gradients under the mapping of software adapters and that of GPUs. */
+async function compareBoth(c: Case, seed: number): Promise<void> {
+  for (const software of [true, false]) await compare(c, seed, software);
+}
+
+async function compare(c: Case, seed: number, software = true): Promise<void> {
   await openGpu();
   const { batch, time, heads, kvHeads, headDim } = c;
   const rows = batch * time;
@@ -121,7 +127,11 @@ async function compare(c: Case, seed: number): Promise<void> {
   const v = tensor(n.v, [rows, kvHeads * headDim]);
   const dy = tensor(dyNumbers, [rows, heads * headDim]);
   for (const t of [q, k, v]) t.requiresGrad = true;
-  const { output, gradients } = differentiate(() => attention({ ...c, q, k, v, segments }), dy, [q, k, v]);
+  const { output, gradients } = differentiate(
+    () => attention({ ...c, q, k, v, segments, tiling: attentionTiling(headDim, software) }),
+    dy,
+    [q, k, v],
+  );
   const expected = oracle(c, n, dyNumbers), bound = bounds(c);
   const results = [output, ...gradients.map((g) => g!)];
   for (const [i, name] of (["o", "dq", "dk", "dv"] as const).entries()) {
@@ -140,10 +150,13 @@ function documents(time: number, ...lengths: number[][]): number[] {
 }
 
 Deno.test("attention: one document, grouped heads, odd time", () =>
-  compare({ batch: 2, time: 37, heads: 6, kvHeads: 2, headDim: 16, segments: documents(37, [37], [37]) }, 1));
+  compareBoth(
+    { batch: 2, time: 37, heads: 6, kvHeads: 2, headDim: 16, segments: documents(37, [37], [37]) },
+    1,
+  ));
 
 Deno.test("attention: packed documents with padding", () =>
-  compare({
+  compareBoth({
     batch: 2,
     time: 45,
     heads: 4,
@@ -153,19 +166,19 @@ Deno.test("attention: packed documents with padding", () =>
   }, 2));
 
 Deno.test("attention: sliding window inside documents", () =>
-  compare(
+  compareBoth(
     { batch: 1, time: 70, heads: 3, kvHeads: 1, headDim: 12, window: 5, segments: documents(70, [9, 50]) },
     3,
   ));
 
 Deno.test("attention: window of one sees itself alone", () =>
-  compare(
+  compareBoth(
     { batch: 1, time: 9, heads: 2, kvHeads: 1, headDim: 4, window: 1, segments: documents(9, [9]) },
     4,
   ));
 
 Deno.test("attention: head size 64, longer than one workgroup, own scale", () =>
-  compare(
+  compareBoth(
     {
       batch: 1,
       time: 131,
@@ -180,7 +193,7 @@ Deno.test("attention: head size 64, longer than one workgroup, own scale", () =>
 
 for (const headDim of [96, 128, 256]) {
   Deno.test(`attention: head size ${headDim}`, () =>
-    compare(
+    compareBoth(
       { batch: 1, time: 19, heads: 2, kvHeads: 1, headDim, segments: documents(19, [10, 8]) },
       headDim,
     ));
@@ -188,7 +201,7 @@ for (const headDim of [96, 128, 256]) {
 
 Deno.test("attention: documents whose numbers come again and fall are still kept apart", () => {
   const segments = [5, 5, 2, 2, 2, 9, 9, 1, 0, 0, 5, 5, 5];
-  return compare({ batch: 1, time: 13, heads: 2, kvHeads: 2, headDim: 8, segments }, 6);
+  return compareBoth({ batch: 1, time: 13, heads: 2, kvHeads: 2, headDim: 8, segments }, 6);
 });
 
 Deno.test("attention: the oracle's gradient is the derivative of its forward", () => {

@@ -42,7 +42,12 @@ async function run(c: Case): Promise<void> {
   const [bits, values] = dtype === "f32" ? [w, w] : Object.values(stored(w, dtype));
   w = values as Float32Array<ArrayBuffer>;
   const made: Tensor[] = [];
-  const put = (data: Float32Array<ArrayBuffer> | Uint16Array<ArrayBuffer>, rows: number, columns: number, type: "f32" | "f16" | "bf16") => {
+  const put = (
+    data: Float32Array<ArrayBuffer> | Uint16Array<ArrayBuffer>,
+    rows: number,
+    columns: number,
+    type: "f32" | "f16" | "bf16",
+  ) => {
     // a view starts 256 bytes into a buffer whose other elements are NaN, so that reading past the edge shows
     const pad = shifted ? 256 / data.BYTES_PER_ELEMENT : 0;
     const whole = data instanceof Float32Array
@@ -74,14 +79,29 @@ async function run(c: Case): Promise<void> {
       // two more roundings for alpha and the sum with y
       const bound = 2 ** -24 * ((K + 2) * Math.abs(alpha) * size + 2 * Math.abs(want) + (accumulate ? 1 : 0));
       const error = Math.abs(got[m * N + n]! - want);
-      assert.ok(error <= bound, `${JSON.stringify(c)} at [${m}, ${n}]: ${got[m * N + n]} for ${want}, bound ${bound}`);
+      assert.ok(
+        error <= bound,
+        `${JSON.stringify(c)} at [${m}, ${n}]: ${got[m * N + n]} for ${want}, bound ${bound}`,
+      );
     }
   }
 }
 
 const SHAPES: [number, number, number][] = [
-  [1, 1, 1], [1, 7, 5], [5, 1, 3], [8, 16, 64], [13, 17, 19], [32, 32, 32], [33, 65, 36],
-  [93, 172, 40], [128, 16, 96], [16, 100, 128], [2, 96, 576], [1, 576, 64], [50, 96, 12], [64, 128, 93],
+  [1, 1, 1],
+  [1, 7, 5],
+  [5, 1, 3],
+  [8, 16, 64],
+  [13, 17, 19],
+  [32, 32, 32],
+  [33, 65, 36],
+  [93, 172, 40],
+  [128, 16, 96],
+  [16, 100, 128],
+  [2, 96, 576],
+  [1, 576, 64],
+  [50, 96, 12],
+  [64, 128, 93],
 ];
 
 for (const layout of ["nt", "nn", "tn"] as const) {
@@ -122,7 +142,9 @@ Deno.test("matmul: w in 16 bits", async () => {
   await openGpu();
   for (const layout of ["nt", "nn"] as const) {
     for (const dtype of ["f16", "bf16"] as const) {
-      for (const [M, N, K] of [[13, 17, 19], [40, 96, 64], [1, 50, 64]] as const) await run({ layout, M, N, K, dtype });
+      for (const [M, N, K] of [[13, 17, 19], [40, 96, 64], [1, 50, 64]] as const) {
+        await run({ layout, M, N, K, dtype });
+      }
       await run({ layout, M: 20, N: 64, K: 32, dtype, shifted: true });
     }
   }

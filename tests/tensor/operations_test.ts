@@ -229,6 +229,7 @@ for (const [vocabulary, maxBinding] of [[11, undefined], [200, 65536]] as const)
     async () => {
       const rows = 150, columns = 6;
       const labels = Int32Array.from({ length: rows }, (_, i) => i % 5 === 0 ? -100 : (i * 7) % vocabulary);
+      let correct = 0;
       const lossOf = (x: Float64Array, w: Float64Array) => {
         let loss = 0;
         for (let r = 0; r < rows; r++) {
@@ -239,7 +240,7 @@ for (const [vocabulary, maxBinding] of [[11, undefined], [200, 65536]] as const)
             return s;
           });
           if (z[labels[r]!] === Math.max(...z)) correct++;
-      loss += Math.log(z.reduce((a, b) => a + Math.exp(b), 0)) - z[labels[r]!]!;
+          loss += Math.log(z.reduce((a, b) => a + Math.exp(b), 0)) - z[labels[r]!]!;
         }
         return loss;
       };
@@ -260,7 +261,7 @@ for (const [vocabulary, maxBinding] of [[11, undefined], [200, 65536]] as const)
       const [stats, dx, dw] = await Promise.all(made.map((t) => t.data()));
       const x64 = Float64Array.from(x), w64 = Float64Array.from(w);
       correct = 0;
-    assertClose([stats![0]!], [lossOf(x64, w64)], tol(rows * 3), "loss");
+      assertClose([stats![0]!], [lossOf(x64, w64)], tol(rows * 3), "loss");
       assert.equal(stats![1], correct, "rows whose label is the most likely token");
       const slopes = (v: Float64Array) =>
         Array.from(v, (value, i) => {

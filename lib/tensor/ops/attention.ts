@@ -39,6 +39,8 @@ export interface AttentionOptions extends AttentionHeads {
   segments: Tensor;
   batch: number;
   time: number;
+  /** Mapping to invocations, for tests and benchmarks; default by adapter. */
+  tiling?: AttentionTiling | undefined;
 }
 
 /** Part of a tensor as a binding that starts on a multiple of 256 bytes, and where in it the part begins. */
@@ -57,9 +59,23 @@ function part(
   };
 }
 
-/** Rows of one workgroup: a software adapter runs 8 lanes at once and gains from a tight causal edge. */
-function lanes(): number {
-  return /llvmpipe|swiftshader/i.test(gpu().name) ? 8 : 64;
+/** How rows map to invocations: see the header of `attention.wgsl`. */
+export interface AttentionTiling {
+  ROWS: number;
+  ROW_LANES: number;
+  HEAD_LANES: number;
+  STEP: number;
+}
+
+/**
+ * The default mapping. A GPU reads one address for all lanes and has registers for one row. On a software adapter every
+ * load is a gather of 8 lanes (about 0.1 us), so each must serve many rows: measured with 9 heads of 64 at T = 128, 8 rows
+ * ran 3 to 5 times faster than one; more rows only compile longer.
+ */
+export function attentionTiling(headDim: number, software: boolean, backwardKv = false): AttentionTiling {
+  if (!software) return { ROWS: 1, ROW_LANES: 64, HEAD_LANES: 1, STEP: headDim <= 128 ? 4 : 2 };
+  const rows = headDim <= 64 ? 8 : headDim <= 128 ? 4 : 2;
+  return { ROWS: backwardKv ? rows / 2 : rows, ROW_LANES: 1, HEAD_LANES: 8, STEP: 1 };
 }
 
 function checkHeads(op: string, { heads, kvHeads, headDim, window }: AttentionHeads): void {
@@ -92,6 +108,7 @@ interface Problem extends AttentionHeads {
   keys: number;
   start: number;
   segmented: boolean;
+  tiling?: AttentionTiling | undefined;
 }
 
 type Operand = "q" | "k" | "v" | "segments" | "o" | "stats" | "dy" | "dq" | "dk" | "dv";
@@ -116,7 +133,9 @@ function launch(entry: string, problem: Problem, operands: Partial<Record<Operan
       },
     );
   }
-  const size = lanes();
+  const software = /llvmpipe|swiftshader/i.test(gpu().name);
+  const tiling = { ...(problem.tiling ?? attentionTiling(headDim, software, entry === "backward_kv")) };
+  if (entry === "backward_delta") Object.assign(tiling, { ROWS: 1, STEP: 1 });
   for (let from = 0; from < batch; from += fit) {
     const to = Math.min(batch, from + fit);
     const bind: Record<string, BufferRange> = {};
@@ -128,13 +147,9 @@ function launch(entry: string, problem: Problem, operands: Partial<Record<Operan
     }
     gpu().kernels.launch(kernel, {
       entry,
-      consts: {
-        HEAD_DIM: headDim,
-        LANES: size,
-        STEP: headDim <= 64 ? 8 : headDim <= 128 ? 4 : 2,
-        SEGMENTED: problem.segmented,
-      },
+      consts: { HEAD_DIM: headDim, SEGMENTED: problem.segmented, ...tiling },
       params: {
+        batch: to - from,
         time,
         keys,
         start: problem.start,
@@ -149,9 +164,8 @@ function launch(entry: string, problem: Problem, operands: Partial<Record<Operan
       },
       bind,
       groups: [
-        Math.ceil((entry === "backward_kv" ? keys : time) / size),
-        entry === "backward_kv" ? kvHeads : heads,
-        to - from,
+        Math.ceil(time / (tiling.ROWS * tiling.ROW_LANES)),
+        Math.ceil((entry === "backward_kv" ? kvHeads : heads) * (to - from) / tiling.HEAD_LANES),
       ],
     });
   }

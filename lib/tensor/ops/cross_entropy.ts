@@ -5,6 +5,7 @@
 import { NibbleError } from "../../errors.ts";
 import { defineKernel, gpu } from "../../gpu/mod.ts";
 import source from "../../../wgsl/cross_entropy.wgsl" with { type: "text" };
+import { rowLanes } from "../grid.ts";
 import { record, recording } from "../tape.ts";
 import { empty, scope, type Tensor, tensor, zeros } from "../tensor.ts";
 import { gatherRows } from "./embedding.ts";
@@ -74,6 +75,7 @@ export function linearCrossEntropy(x: Tensor, w: Tensor, labels: Int32Array): He
     matmulInto({ layout: "nt", x: part, w, y: logits });
     const write = dx || dw ? 1 : 0;
     gpu().kernels.launch(kernel, {
+      consts: { LANES: rowLanes() },
       params: { rows: last - first, vocabulary: w.rows, first, write, scale: 1 },
       bind: { logits: logits.range, labels: picked.range, stats: stats.range },
       groups: [last - first],

@@ -4,10 +4,13 @@
  */
 import { type BufferRange, defineKernel, gpu } from "../../gpu/mod.ts";
 import strided from "../../../wgsl/matmul_strided.wgsl" with { type: "text" };
+import tiled from "../../../wgsl/matmul_tile.wgsl" with { type: "text" };
 import { rowRanges } from "../grid.ts";
 import { BYTES, shapeError, type Tensor } from "../tensor.ts";
+import { fitsTexels, launchTexture, vectorLanes } from "./matmul_texture.ts";
 
 const stridedKernel = defineKernel("matmul_strided", strided);
+const tileKernel = defineKernel("matmul_tile", tiled);
 
 /** Which operand is transposed: `nt` is `x w^T`, `nn` is `x w`, `tn` is `x^T w`. */
 export type MatmulLayout = "nt" | "nn" | "tn";
@@ -25,10 +28,15 @@ export interface MatmulOptions {
   alpha?: number;
   /** `y +=` instead of `y =`. */
   accumulate?: boolean;
+  /** Overrides the choice, for measurements and tests. */
+  kernel?: MatmulKernel;
 }
 
+/** The kernels, `wgsl/matmul_*.wgsl`; see {@link chooseMatmul}. */
+export type MatmulKernel = "strided" | "tile32" | "tile64" | "texture";
+
 /** A part of a product whose operands fit one binding each. */
-interface Piece {
+export interface Piece {
   layout: MatmulLayout;
   M: number;
   N: number;
@@ -65,11 +73,43 @@ interface Piece {
  * ```
  */
 export function matmulInto(options: MatmulOptions): void {
-  for (const piece of pieces(options)) launchStrided(piece);
+  const target = gpu(), lanes = vectorLanes(target);
+  const limit = lanes > 0 ? TEXTURE_BYTES : Infinity;
+  let last: Piece | undefined;
+  for (const piece of pieces(options, limit)) {
+    const kernel = options.kernel ?? chooseMatmul(piece, lanes);
+    if (kernel === "texture") {
+      launchTexture(piece, last?.x.offset !== piece.x.offset);
+      last = piece;
+    } else launchStrided(piece, kernel);
+  }
+}
+
+/** Largest part of an operand that goes through a texture at a time. */
+const TEXTURE_BYTES = 16 * 2 ** 20;
+
+/**
+ * The kernel for a product, by shape and adapter alone, so that the same run takes the same kernels:
+ *
+ * | kernel | where | tile of y |
+ * | --- | --- | --- |
+ * | `texture` | llvmpipe with working subgroups, rows that begin on whole texels, from 2^16 products on | 8, 16 or 32 x 32 |
+ * | `tile64` | elsewhere, when such tiles make 64 workgroups or more | 64 x 64 |
+ * | `tile32` | elsewhere, from 16 rows and columns on | 32 x 32 |
+ * | `strided` | what is left | 32 x 32 (4 x 4 an invocation, no workgroup memory) |
+ *
+ * @param lanes vector lanes of llvmpipe, 0 on other adapters
+ */
+export function chooseMatmul(piece: Piece, lanes: number): MatmulKernel {
+  const { M, N, K } = piece;
+  if (lanes > 0) return fitsTexels(piece) && M * N * K >= 2 ** 16 ? "texture" : "strided";
+  if (Math.ceil(M / 64) * Math.ceil(N / 64) >= 64) return "tile64";
+  return Math.min(M, N) >= 16 ? "tile32" : "strided";
 }
 
 /** Checks the shapes and cuts the product into parts whose operands fit one binding each. */
-function* pieces({ layout, x, w, y, alpha = 1, accumulate = false }: MatmulOptions): Generator<Piece> {
+function* pieces(options: MatmulOptions, limit: number): Generator<Piece> {
+  const { layout, x, w, y, alpha = 1, accumulate = false } = options;
   const [M, K] = layout === "tn" ? [x.columns, x.rows] : [x.rows, x.columns];
   const [N, kw] = layout === "nt" ? [w.rows, w.columns] : [w.columns, w.rows];
   if (kw !== K || y.rows !== M || y.columns !== N) {
@@ -82,12 +122,15 @@ function* pieces({ layout, x, w, y, alpha = 1, accumulate = false }: MatmulOptio
   }
   if (M * N === 0) return;
   const shared = { layout, ldx: x.columns, ldw: w.columns, ldy: N, wKind, alpha };
-  const wRow = w.columns * BYTES[w.dtype];
+  // rowRanges fits rows to a binding: operands with a lower limit count as so much wider
+  const wider = Math.max(1, gpu().maxBinding / limit);
+  const xRow = 4 * x.columns * wider, wRow = w.columns * BYTES[w.dtype] * wider;
+  const yRow = 4 * N * (accumulate ? wider : 1); // read only to add to it
   const kRanges = layout === "nt"
     ? [[0, K] as const]
-    : [...rowRanges(K, layout === "nn" ? [wRow] : [4 * M, wRow])];
+    : [...rowRanges(K, layout === "nn" ? [wRow] : [xRow, wRow])];
   const nRanges = layout === "nt" ? [...rowRanges(N, [wRow])] : [[0, N] as const];
-  for (const [m0, m1] of rowRanges(M, layout === "tn" ? [4 * N] : [4 * K, 4 * N])) {
+  for (const [m0, m1] of rowRanges(M, layout === "tn" ? [yRow] : [xRow, yRow])) {
     for (const [n0, n1] of nRanges) {
       for (const [k0, k1] of kRanges) {
         yield {
@@ -107,15 +150,17 @@ function* pieces({ layout, x, w, y, alpha = 1, accumulate = false }: MatmulOptio
   }
 }
 
-function launchStrided(piece: Piece): void {
+function launchStrided(piece: Piece, kernel: "strided" | "tile32" | "tile64"): void {
   const { layout, M, N, K, ldx, ldw, ldy, x, w, y, x0, y0, alpha, accumulate, wKind } = piece;
   const [xm, xk] = layout === "tn" ? [1, ldx] : [ldx, 1];
   const [wn, wk] = layout === "nt" ? [ldw, 1] : [1, ldw];
-  gpu().kernels.launch(stridedKernel, {
-    consts: { W_KIND: wKind },
+  const tile = kernel === "tile64" ? 64 : 32;
+  const tiles = { SIDE: tile / 4, X_ALONG_K: layout !== "tn", W_ALONG_K: layout === "nt" };
+  gpu().kernels.launch(kernel === "strided" ? stridedKernel : tileKernel, {
+    consts: { W_KIND: wKind, ...(kernel === "strided" ? {} : tiles) },
     types: { W: wKind === 0 ? "f32" : "u32" },
     params: { M, N, K, x0, xm, xk, wn, wk, y0, ldy, alpha, accumulate: Number(accumulate) },
     bind: { x, w, y },
-    groups: [Math.ceil(N / 32), Math.ceil(M / 32)],
+    groups: [Math.ceil(N / tile), Math.ceil(M / tile)],
   });
 }

@@ -4,9 +4,10 @@
  */
 import { defineKernel, gpu } from "../../gpu/mod.ts";
 import source from "../../../wgsl/rms_norm.wgsl" with { type: "text" };
-import { grid1d } from "../grid.ts";
+import { grid1d, rowLanes } from "../grid.ts";
 import { record } from "../tape.ts";
-import { empty, shapeError, type Tensor, zeros } from "../tensor.ts";
+import { empty, shapeError, type Tensor } from "../tensor.ts";
+import { columnSum } from "./reduce.ts";
 
 const kernel = defineKernel("rms_norm", source);
 
@@ -21,12 +22,14 @@ export function rmsNorm(x: Tensor, w: Tensor, eps: number): Tensor {
   const { rows, columns } = x;
   const y = empty(x.shape);
   const r = empty([rows]);
-  const { groups, row } = grid1d(rows, 64);
-  const params = { rows, columns, row, eps };
-  const launch = (entry: string, bind: Record<string, Tensor>, over = groups) =>
+  const { groups } = grid1d(rows, 64);
+  const slice = Math.ceil(rows / Math.min(64, Math.ceil(rows / 32)));
+  const params = { rows, columns, row: groups[0], slice, eps };
+  const launch = (entry: string, bind: Record<string, Tensor>, over: [number, number] = groups) =>
     gpu().kernels.launch(kernel, {
       entry,
       params,
+      ...(entry === "backward_w" ? {} : { consts: { LANES: rowLanes() } }),
       bind: Object.fromEntries(Object.entries(bind).map(([name, t]) => [name, t.range])),
       groups: over,
     });
@@ -34,8 +37,9 @@ export function rmsNorm(x: Tensor, w: Tensor, eps: number): Tensor {
   return record("rmsNorm", y, [x, w], (dy) => {
     const dx = x.requiresGrad ? empty(x.shape) : undefined;
     if (dx) launch("backward_x", { x, w, r, dy, dx });
-    const dw = w.requiresGrad ? w.grad ?? zeros(w.shape) : undefined;
-    if (dw) launch("backward_w", { x, r, dy, dw }, [Math.ceil(columns / 64), 1]);
-    return [dx, dw === w.grad ? undefined : dw];
+    if (!w.requiresGrad) return [dx, undefined];
+    const slices = empty([Math.ceil(rows / slice), columns]);
+    launch("backward_w", { x, r, dy, dw: slices }, [Math.ceil(columns / 64), slices.rows]);
+    return [dx, columnSum(slices)];
   });
 }

@@ -25,7 +25,7 @@ export const MODEL = {
   pad_token: { type: "string?", default: null, from: "TRL 0.19",
     doc: "Token that fills a batch up; null: the tokenizer's own, else its end token." },
   nibble_model_config: { type: "map?", default: null, from: "nibble",
-    doc: "The keys of a config.json: weights start fresh and random; model_name_or_path only gives the tokenizer." },
+    doc: "A config.json's keys: weights start fresh; model_name_or_path only lends the tokenizer." },
 } as const satisfies Record<string, Setting>;
 
 // deno-fmt-ignore

@@ -1,0 +1,176 @@
+/**
+ * Files read at an offset, and files that appear whole or not at all.
+ * @module
+ */
+import { dirname } from "@std/path";
+import { NibbleError } from "../errors.ts";
+
+/** Largest piece that readers and writers hold at once. */
+export const CHUNK_BYTES = 4 * 1024 * 1024;
+
+/** An open file of known size. */
+export interface RandomAccessFile {
+  readonly path: string;
+  /** Size when it was opened, in bytes. */
+  readonly size: number;
+  /** Fill `into` from `offset`; a file that ends earlier is an error that says so. */
+  readInto(into: Uint8Array, offset: number): void;
+  close(): void;
+}
+
+/**
+ * Open a file for reading at offsets.
+ * @throws NibbleError `formats/missing-file` when it cannot be opened, `formats/truncated` when it is too short
+ */
+export function openFile(path: string): RandomAccessFile {
+  let file: Deno.FsFile;
+  let size: number;
+  try {
+    file = Deno.openSync(path, { read: true });
+  } catch (cause) {
+    throw new NibbleError("formats/missing-file", `Cannot open ${path}`, {
+      where: path,
+      remedy: "Check that the path is right and that the file may be read.",
+      cause,
+    });
+  }
+  try {
+    const stat = file.statSync();
+    if (!stat.isFile) {
+      throw new NibbleError("formats/not-a-file", `${path} is not a file`, {
+        where: path,
+        remedy: "Give the path of a file, not of a folder.",
+      });
+    }
+    size = stat.size;
+  } catch (e) {
+    file.close();
+    throw e;
+  }
+  let open = true;
+  return {
+    path,
+    size,
+    readInto(into, offset) {
+      file.seekSync(offset, Deno.SeekMode.Start);
+      let got = 0;
+      while (got < into.length) {
+        const n = file.readSync(got === 0 ? into : into.subarray(got));
+        if (n === null) {
+          throw new NibbleError(
+            "formats/truncated",
+            `${path} ends at byte ${offset + got}, but bytes up to ${offset + into.length} are needed`,
+            { where: path, remedy: "The file is cut short: download or copy it again." },
+          );
+        }
+        got += n;
+      }
+    },
+    close() {
+      // Twice is harmless: a model and its owner may both let go.
+      if (open) file.close();
+      open = false;
+    },
+  };
+}
+
+/**
+ * Write a file beside its place and rename it when it is whole and on disk: readers see the old file or the new
+ * one, never a half. If `write` throws, the part that was written is removed.
+ *
+ * @example
+ * ```ts
+ * import { writeWhole } from "./file.ts";
+ * const path = await Deno.makeTempFile();
+ * writeWhole(path, (put) => put(new TextEncoder().encode("all of it")));
+ * if (await Deno.readTextFile(path) !== "all of it") throw new Error("not written");
+ * await Deno.remove(path);
+ * ```
+ */
+export function writeWhole(path: string, write: (put: (bytes: Uint8Array) => void) => void): void {
+  const beside = `${path}.tmp`;
+  let file: Deno.FsFile | undefined;
+  try {
+    file = Deno.openSync(beside, { write: true, create: true, truncate: true });
+    const target = file;
+    write((bytes) => {
+      for (let done = 0; done < bytes.length;) done += target.writeSync(bytes.subarray(done));
+    });
+    file.syncSync();
+    file.close();
+    file = undefined;
+    Deno.renameSync(beside, path);
+    syncFolder(dirname(path));
+  } catch (cause) {
+    file?.close();
+    try {
+      Deno.removeSync(beside);
+    } catch {
+      // Nothing was written, or it is gone already: the first error is the one that tells.
+    }
+    if (cause instanceof NibbleError) throw cause;
+    throw new NibbleError("formats/cannot-write", `Cannot write ${path}: ${messageOf(cause)}`, {
+      where: path,
+      remedy: "Check that the folder exists, may be written, and has space left.",
+      cause,
+    });
+  }
+}
+
+/** Put a rename on disk, where the system lets a folder be synced. */
+function syncFolder(folder: string): void {
+  if (Deno.build.os === "windows") return;
+  using handle = Deno.openSync(folder, { read: true });
+  handle.syncSync();
+}
+
+/** Text of a file, or `undefined` when there is none. Other failures are errors. */
+export function readTextIfThere(path: string): string | undefined {
+  try {
+    return Deno.readTextFileSync(path);
+  } catch (cause) {
+    if (cause instanceof Deno.errors.NotFound || cause instanceof Deno.errors.NotADirectory) return undefined;
+    throw new NibbleError("formats/cannot-read", `Cannot read ${path}: ${messageOf(cause)}`, {
+      where: path,
+      remedy: "Check that it is a file that may be read.",
+      cause,
+    });
+  }
+}
+
+/**
+ * A JSON file's value, or `undefined` when there is no such file.
+ * @throws NibbleError `formats/bad-json` when it isn't JSON
+ */
+export function readJsonIfThere(path: string): unknown {
+  const text = readTextIfThere(path);
+  if (text === undefined) return undefined;
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw new NibbleError("formats/bad-json", `${path} is not valid JSON: ${messageOf(cause)}`, {
+      where: path,
+      remedy: "The file is damaged or was edited by hand: fetch it again or correct it.",
+      cause,
+    });
+  }
+}
+
+/** Like {@link readJsonIfThere} for files that hold an object. */
+export function readObjectIfThere(path: string): Record<string, unknown> | undefined {
+  const value = readJsonIfThere(path);
+  if (value === undefined || isObject(value)) return value;
+  throw new NibbleError("formats/bad-json", `${path} must hold a JSON object`, {
+    where: path,
+    remedy: "Fetch the file again or correct it.",
+  });
+}
+
+/** Whether a value is a plain JSON object. */
+export function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function messageOf(cause: unknown): string {
+  return cause instanceof Error ? cause.message : String(cause);
+}

@@ -1,0 +1,68 @@
+/**
+ * Weight files: bytes in, named tensors out, piece by piece. Safetensors (single and sharded), GGUF, PEFT adapters
+ * and bitsandbytes' 4-bit states. Knows nothing of the GPU or of training.
+ *
+ * @example
+ * ```ts
+ * import { openSafetensors, writeSafetensors } from "./mod.ts";
+ * const path = await Deno.makeTempFile({ suffix: ".safetensors" });
+ * writeSafetensors(path, [{ name: "w", dtype: "F32", shape: [2, 3], data: new Float32Array(6).fill(1) }]);
+ * const source = openSafetensors(path);
+ * if (source.tensors.get("w")?.shape.join() !== "2,3") throw new Error("shape");
+ * if (source.readF32("w", 3, 6).join() !== "1,1,1") throw new Error("second row");
+ * source.close();
+ * await Deno.remove(path);
+ * ```
+ * @module
+ */
+export {
+  type NestedState,
+  type QuantDtype,
+  quantizedNames,
+  type QuantState,
+  quantStateTensors,
+  readQuantState,
+} from "./bnb.ts";
+export { contentHash, contentHashOf, type ContentHashOptions } from "./content_hash.ts";
+export {
+  bf16ToF32,
+  bytesOf,
+  DTYPE_BYTES,
+  f16ToF32,
+  f32ToBf16,
+  f32ToF16,
+  isStoredDtype,
+  type StoredDtype,
+} from "./dtype.ts";
+export { isObject, readTextIfThere, writeWhole } from "./file.ts";
+export { type GgufSource, openGguf } from "./gguf.ts";
+export type { GgufMetadata } from "./gguf_config.ts";
+export type { GgufArray, GgufValue } from "./gguf_header.ts";
+export { type ModelFiles, openModel } from "./model_files.ts";
+export {
+  type Adapter,
+  adapterKey,
+  type AdapterPart,
+  type AdapterTensor,
+  parseAdapterKey,
+  readAdapter,
+  writeAdapter,
+} from "./peft.ts";
+export {
+  type AdapterConfig,
+  adapterConfig,
+  type AdapterProvenance,
+  formatAdapterConfig,
+  type InitLoraWeights,
+  parseAdapterConfig,
+} from "./peft_config.ts";
+export { openSafetensors, openShardedSafetensors, type SafetensorsSource } from "./safetensors.ts";
+export {
+  type ShardOptions,
+  type TensorData,
+  type WritableDtype,
+  type WritableTensor,
+  writeSafetensors,
+  writeShardedSafetensors,
+} from "./safetensors_write.ts";
+export { elementCount, type TensorInfo, type TensorSource } from "./source.ts";

@@ -1,0 +1,193 @@
+/**
+ * Writing safetensors, one file or shards with an index, tensor by tensor.
+ * @module
+ */
+import { join } from "@std/path";
+import { NibbleError } from "../errors.ts";
+import { bytesOf, DTYPE_BYTES, f32ToBf16, f32ToF16 } from "./dtype.ts";
+import { CHUNK_BYTES, writeWhole } from "./file.ts";
+import { elementCount } from "./source.ts";
+
+/** Types that nibble writes. */
+export type WritableDtype = "F32" | "F16" | "BF16" | "U8" | "I32" | "I64";
+
+/** A tensor's values: its bytes or elements as one array, or in pieces. */
+export type TensorData = ArrayBufferView | Iterable<ArrayBufferView>;
+
+/** A tensor to write. */
+export interface WritableTensor {
+  /** Name in the file. */
+  name: string;
+  /** Type in the file. */
+  dtype: WritableDtype;
+  /** Outermost dimension first. */
+  shape: readonly number[];
+  /**
+   * Values, or a function that makes them when their turn comes, so that a model larger than memory can be
+   * written. `Float32Array`s are rounded to F16 or BF16 when that is the dtype; all else is written as it lies.
+   */
+  data: TensorData | (() => TensorData);
+}
+
+/**
+ * Write a safetensors file: beside its place first, then renamed.
+ *
+ * Tensors are laid out by falling element size, then by name, which keeps each aligned and makes the file depend
+ * only on its content. The header is padded with spaces to a multiple of 8 bytes.
+ * @param metadata strings for `__metadata__`; `{format: "pt"}` unless given, which transformers insists on
+ * @throws NibbleError `formats/duplicate-tensor`, `formats/size-mismatch`, `formats/cannot-write`
+ *
+ * @example
+ * ```ts
+ * import { writeSafetensors } from "./safetensors_write.ts";
+ * const path = await Deno.makeTempFile();
+ * writeSafetensors(path, [{ name: "w", dtype: "BF16", shape: [2], data: () => new Float32Array([1, 2]) }]);
+ * const bytes = await Deno.readFile(path);
+ * if (bytes.at(-1) !== 0x40 || bytes.at(-2) !== 0) throw new Error("2 is 0x4000 in bfloat16");
+ * await Deno.remove(path);
+ * ```
+ */
+export function writeSafetensors(
+  path: string,
+  tensors: Iterable<WritableTensor>,
+  metadata: Record<string, string> = { format: "pt" },
+): void {
+  const list = inOrder(path, tensors);
+  // Without a prototype, so that no tensor's name means anything but itself.
+  const header: Record<string, unknown> = Object.assign(Object.create(null), { __metadata__: metadata });
+  let at = 0;
+  for (const t of list) {
+    header[t.name] = { dtype: t.dtype, shape: t.shape, data_offsets: [at, at += byteLength(t)] };
+  }
+  let json = new TextEncoder().encode(JSON.stringify(header));
+  const padded = Math.ceil(json.length / 8) * 8;
+  if (padded > json.length) {
+    const wide = new Uint8Array(padded).fill(0x20);
+    wide.set(json);
+    json = wide;
+  }
+  const prefix = new Uint8Array(8);
+  new DataView(prefix.buffer).setBigUint64(0, BigInt(json.length), true);
+  writeWhole(path, (put) => {
+    put(prefix);
+    put(json);
+    for (const t of list) putTensor(path, t, put);
+  });
+}
+
+/** Options of {@link writeShardedSafetensors}. */
+export interface ShardOptions {
+  /** Most data bytes in one file (5e9 unless given, as transformers has it); a larger tensor gets its own file. */
+  maxShardBytes?: number;
+  /** File stem, `model` unless given. */
+  stem?: string;
+  /** `__metadata__` of each file. */
+  metadata?: Record<string, string>;
+}
+
+/**
+ * Write tensors into a folder as `model.safetensors`, or, when they exceed `maxShardBytes`, as
+ * `model-00001-of-0000N.safetensors` with `model.safetensors.index.json`, in the order given.
+ *
+ * The index is written after all shards; files of an earlier, other division are removed last, so the folder
+ * never has a reader pick half of each.
+ * @returns names of the data files
+ */
+export function writeShardedSafetensors(
+  folder: string,
+  tensors: Iterable<WritableTensor>,
+  options: ShardOptions = {},
+): string[] {
+  const { maxShardBytes = 5e9, stem = "model", metadata = { format: "pt" } } = options;
+  Deno.mkdirSync(folder, { recursive: true });
+  const all = [...tensors];
+  inOrder(folder, all); // one name in two shards would be as wrong as in one
+  const groups: WritableTensor[][] = [[]];
+  let filled = 0;
+  for (const t of all) {
+    const bytes = byteLength(t);
+    if (filled > 0 && filled + bytes > maxShardBytes) {
+      groups.push([]);
+      filled = 0;
+    }
+    groups.at(-1)!.push(t);
+    filled += bytes;
+  }
+  const indexName = `${stem}.safetensors.index.json`;
+  const pad = (n: number) => String(n).padStart(5, "0");
+  const names = groups.length === 1
+    ? [`${stem}.safetensors`]
+    : groups.map((_, i) => `${stem}-${pad(i + 1)}-of-${pad(groups.length)}.safetensors`);
+  groups.forEach((group, i) => writeSafetensors(join(folder, names[i]!), group, metadata));
+  const keep = new Set(names);
+  if (groups.length > 1) {
+    const places = groups.flatMap((group, i) => group.map((t) => [t.name, names[i]!] as const));
+    const weightMap = Object.fromEntries(places.sort(([a], [b]) => a < b ? -1 : 1));
+    const total = all.reduce((sum, t) => sum + byteLength(t), 0);
+    const text = JSON.stringify({ metadata: { total_size: total }, weight_map: weightMap }, null, 2) + "\n";
+    writeWhole(join(folder, indexName), (put) => put(new TextEncoder().encode(text)));
+    keep.add(indexName);
+  }
+  const ours = new RegExp(`^${RegExp.escape(stem)}(-\\d{5}-of-\\d{5})?\\.safetensors(\\.index\\.json)?$`);
+  for (const entry of [...Deno.readDirSync(folder)]) {
+    if (entry.isFile && ours.test(entry.name) && !keep.has(entry.name)) {
+      Deno.removeSync(join(folder, entry.name));
+    }
+  }
+  return names;
+}
+
+function byteLength(t: WritableTensor): number {
+  return elementCount(t.shape) * DTYPE_BYTES[t.dtype];
+}
+
+function inOrder(path: string, tensors: Iterable<WritableTensor>): WritableTensor[] {
+  const list = [...tensors];
+  const seen = new Set<string>(["__metadata__"]);
+  for (const t of list) {
+    if (seen.has(t.name)) {
+      throw new NibbleError("formats/duplicate-tensor", `The name "${t.name}" is taken`, {
+        where: path,
+        remedy: "Give each tensor a name of its own.",
+      });
+    }
+    seen.add(t.name);
+  }
+  return list.sort((a, b) => DTYPE_BYTES[b.dtype] - DTYPE_BYTES[a.dtype] || (a.name < b.name ? -1 : 1));
+}
+
+function putTensor(path: string, t: WritableTensor, put: (bytes: Uint8Array) => void): void {
+  const data = typeof t.data === "function" ? t.data() : t.data;
+  const width = DTYPE_BYTES[t.dtype];
+  let written = 0;
+  for (const piece of ArrayBuffer.isView(data) ? [data] : data) {
+    if (piece instanceof Float32Array && (t.dtype === "F16" || t.dtype === "BF16")) {
+      const round = t.dtype === "F16" ? f32ToF16 : f32ToBf16;
+      const step = CHUNK_BYTES / 4;
+      for (let i = 0; i < piece.length; i += step) put(bytesOf(round(piece.subarray(i, i + step))));
+      written += piece.length * width;
+    } else {
+      // Bytes may carry any type; elements of another width than the dtype's are a mistake.
+      const size = (piece as { BYTES_PER_ELEMENT?: number }).BYTES_PER_ELEMENT ?? 1;
+      if (size !== 1 && size !== width) {
+        throw sizeMismatch(path, t, `elements of ${size} bytes for ${t.dtype}`);
+      }
+      put(bytesOf(piece));
+      written += piece.byteLength;
+    }
+  }
+  if (written !== byteLength(t)) {
+    throw sizeMismatch(
+      path,
+      t,
+      `${written} bytes for ${t.dtype} [${t.shape.join(", ")}] of ${byteLength(t)}`,
+    );
+  }
+}
+
+function sizeMismatch(path: string, t: WritableTensor, what: string): NibbleError {
+  return new NibbleError("formats/size-mismatch", `The data does not fit the tensor: ${what}`, {
+    where: `${path}, tensor "${t.name}"`,
+    remedy: "Give data of the tensor's shape and dtype.",
+  });
+}

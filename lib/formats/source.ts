@@ -1,0 +1,39 @@
+/**
+ * What the rest of nibble sees of a weight file, whatever its format.
+ * @module
+ */
+
+/** One stored tensor. */
+export interface TensorInfo {
+  /** Name in Hugging Face's spelling, `model.layers.0.self_attn.q_proj.weight`. */
+  name: string;
+  /** Stored type: a safetensors name (`F32`, `BF16`, `U8`, …) or a ggml one (`Q4_1`, `Q6_K`, …). */
+  dtype: string;
+  /** Shape in Hugging Face's order, `[out, in]`. */
+  shape: number[];
+  /** Bytes in the file. */
+  bytes: number;
+}
+
+/**
+ * Named tensors that lie in one or more files and are read piece by piece.
+ *
+ * Ranges count row-major elements (`readF32`) or stored bytes (`readBytes`) from the tensor's beginning.
+ */
+export interface TensorSource {
+  /** File or folder that was opened. */
+  readonly path: string;
+  /** All tensors, by Hugging Face name. */
+  readonly tensors: ReadonlyMap<string, TensorInfo>;
+  /** Elements `[start, end)` decoded to f32. Beside the result it holds a few MiB at most. */
+  readF32(name: string, start?: number, end?: number): Float32Array<ArrayBuffer>;
+  /** Bytes `[start, end)` exactly as stored. */
+  readBytes(name: string, start?: number, end?: number): Uint8Array<ArrayBuffer>;
+  /** Close the files. Reading afterwards is an error. */
+  close(): void;
+}
+
+/** Number of elements of a shape (1 for a scalar). */
+export function elementCount(shape: readonly number[]): number {
+  return shape.reduce((product, n) => product * n, 1);
+}

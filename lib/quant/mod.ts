@@ -1,0 +1,27 @@
+/**
+ * The quantization room: code books, blockwise and double quantization, 4-bit tensors on the device.
+ * @module
+ */
+export {
+  CODE_BOOKS,
+  type CodeBook,
+  codeBook,
+  dynamicMap,
+  mapThresholds,
+  type QuantType,
+} from "./code_books.ts";
+export { dequantize, dequantizeRows } from "./dequantize.ts";
+export { GEMV_MAX_ROWS, gemvFits, gemvQuantized, type GemvTiling, gemvTiling } from "./gemv.ts";
+export { decodeAbsmax, dequantize8bit, dequantizeOracle, quantize8bit, quantizeOracle } from "./oracle.ts";
+export { type QuantState } from "./quant_state.ts";
+export {
+  createQuantized,
+  finishQuantized,
+  type NestedScales,
+  quantize,
+  QuantizedTensor,
+  type QuantizeOptions,
+  quantizeRows,
+  rowQuantum,
+} from "./quantized_tensor.ts";
+export { fromQuantState, toQuantState } from "./transfer.ts";

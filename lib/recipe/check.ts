@@ -1,0 +1,113 @@
+/**
+ * Settings that are each fine and cannot be together.
+ * @module
+ */
+import { NibbleError } from "../errors.ts";
+import {
+  datasetPlan,
+  defaultSettings,
+  type SettingName,
+  settingOf,
+  type TrainSettings,
+} from "../train/settings.ts";
+import { same, show } from "./coerce.ts";
+
+/** Where a setting was given, for messages; undefined where it has its default. */
+export type Where = (name: SettingName) => string | undefined;
+
+/** Arguments that a schedule cannot do without: any one of each row. */
+const SCHEDULE_NEEDS: Readonly<Record<string, readonly string[]>> = {
+  cosine_with_min_lr: ["min_lr", "min_lr_rate"],
+};
+
+/**
+ * Refuses settings that contradict each other, as transformers, TRL and the handbook do.
+ *
+ * @throws NibbleError `recipe/needs-peft`, `recipe/reference-with-peft`, `recipe/schedule`,
+ *   `recipe/not-built`
+ */
+export function checkSettings(settings: TrainSettings, where: Where): void {
+  const refuse = (code: string, what: string, name: SettingName, remedy: string): never => {
+    const place = where(name);
+    throw new NibbleError(`recipe/${code}`, what, place ? { where: place, remedy } : { remedy });
+  };
+  if (settings.load_in_4bit && !settings.use_peft) {
+    const what = "load_in_4bit without use_peft: a base that is purely 4-bit cannot be trained";
+    refuse("needs-peft", what, "load_in_4bit", "Set use_peft: true for QLoRA, or load_in_4bit: false.");
+  }
+  if (settings.ref_model !== null && settings.use_peft && settings.nibble_task === "dpo") {
+    const what = "ref_model together with use_peft: the base without its adapters already is the reference";
+    refuse("reference-with-peft", what, "ref_model", "Remove ref_model.");
+  }
+  const needed = SCHEDULE_NEEDS[settings.lr_scheduler_type];
+  if (needed && !needed.some((key) => settings.lr_scheduler_kwargs?.[key] !== undefined)) {
+    const what = `lr_scheduler_type: ${settings.lr_scheduler_type} needs ${needed.join(" or ")}`;
+    refuse("schedule", what, "lr_scheduler_type", `Add lr_scheduler_kwargs: {${needed.at(-1)}: ...}.`);
+  }
+  if (settings.dataset_kwargs?.skip_prepare_dataset === true) {
+    const what = "dataset_kwargs.skip_prepare_dataset: rows that are already tokens are not built";
+    refuse("not-built", what, "dataset_kwargs", "Give rows with text or messages.");
+  }
+  const defaults = defaultSettings(settings.nibble_task ?? "sft");
+  for (const name of Object.keys(defaults) as SettingName[]) {
+    const { unbuilt } = settingOf(name);
+    if (!unbuilt || same(settings[name], defaults[name])) continue;
+    const what = `${name}: ${show(settings[name])} asks for something not built: ${unbuilt}`;
+    refuse("not-built", what, name, `Remove ${name}.`);
+  }
+}
+
+/**
+ * Refuses a run that names no model, no data, or evaluation without rows to evaluate on.
+ *
+ * @throws NibbleError `recipe/no-model`, `recipe/no-dataset`,
+ *   `recipe/two-datasets`, `recipe/configs`, `recipe/bad-split`, `recipe/no-train-rows`,
+ *   `recipe/no-test-rows`
+ */
+export function checkComplete(settings: TrainSettings, where: Where, file?: string): void {
+  const at = (...names: SettingName[]) => {
+    const place = names.map(where).filter(Boolean).join("; ") || file;
+    return place ? { where: place } : {};
+  };
+  if (settings.model_name_or_path === null) {
+    const fresh = settings.nibble_model_config !== null;
+    throw new NibbleError("recipe/no-model", fresh ? "No model lends its tokenizer" : "No model is named", {
+      ...at("nibble_model_config"),
+      remedy: `Give model_name_or_path: a Hub name, a local folder${fresh ? "" : " or a .gguf file"}.`,
+    });
+  }
+  const { dataset_name, dataset_mixture, dataset_mixer, dataset_configs } = settings;
+  if (dataset_mixer && (dataset_mixture || dataset_name !== null)) {
+    throw new NibbleError("recipe/two-datasets", "Data sets are named twice, in two dialects", {
+      ...at("dataset_mixer", dataset_mixture ? "dataset_mixture" : "dataset_name"),
+      remedy: "Keep one of dataset_mixture, dataset_mixer and dataset_name.",
+    });
+  }
+  const mixed = Object.keys(dataset_mixer ?? {}).length;
+  if (dataset_mixer && dataset_configs && dataset_configs.length !== mixed) {
+    throw new NibbleError("recipe/configs", "dataset_configs must name one configuration for each data set", {
+      ...at("dataset_configs"),
+      remedy: `dataset_mixer names ${mixed}, dataset_configs ${dataset_configs.length}.`,
+    });
+  }
+  const plan = datasetPlan(settings);
+  const sides = new Set(plan.parts.map((part) => part.into));
+  if (!sides.has("train") && !sides.has("pool")) {
+    throw new NibbleError("recipe/no-train-rows", "No split to train on", {
+      ...at("dataset_splits"),
+      remedy: "Add a split whose name contains train.",
+    });
+  }
+  const evaluates = settings.do_eval || settings.eval_on_start || settings.eval_strategy !== "no";
+  if (evaluates && !sides.has("test") && plan.testSize === null) {
+    const remedy = "Add test_split_size to dataset_mixture, or a test split to dataset_splits.";
+    throw new NibbleError(
+      "recipe/no-test-rows",
+      "Evaluation is asked for, but no rows are set aside for it",
+      {
+        ...at(dataset_mixture ? "dataset_mixture" : "dataset_splits"),
+        remedy,
+      },
+    );
+  }
+}

@@ -1,0 +1,82 @@
+/**
+ * The memory plan: a rehearsal of the run on a device that only counts.
+ * @module
+ */
+import type { Batch } from "../data/mod.ts";
+import type { ModelFiles } from "../formats/mod.ts";
+import { BUFFER_KINDS, gpu, mib, type Rehearsal, rehearse } from "../gpu/mod.ts";
+import { forward, modelInput } from "../model/model.ts";
+import { linearCrossEntropy } from "../tensor/ops/cross_entropy.ts";
+import { differentiate, noGrad } from "../tensor/tape.ts";
+import { scope } from "../tensor/tensor.ts";
+import { setUpModel } from "./model_setup.ts";
+import type { Order } from "./prepare.ts";
+import type { TrainSettings } from "./settings.ts";
+
+/** What a run will take. */
+export interface MemoryPlan extends Rehearsal {
+  /** Bytes that buffers may take together; Infinity without `nibble_memory_budget_gb`. */
+  budget: number;
+}
+
+/** What the plan is made from. */
+export interface PlanInputs {
+  files: Pick<ModelFiles, "config" | "source" | "path">;
+  order: Order;
+  evals: readonly Batch[];
+  maxPositions: number;
+}
+
+/**
+ * Runs loading, the largest training step and the largest evaluation batch on a device that allocates nothing, so
+ * the bytes are those that the run will take: the very same code asks for them.
+ *
+ * @throws NibbleError `gpu/budget` or `gpu/buffer-limit` when the run cannot fit, before a weight is read
+ */
+export async function planMemory(s: TrainSettings, inputs: PlanInputs): Promise<MemoryPlan> {
+  const budget = s.nibble_memory_budget_gb ? s.nibble_memory_budget_gb * 1e9 : Infinity;
+  const rehearsal = await rehearse(gpu(), budget, () => {
+    const run = setUpModel(s, inputs.files as ModelFiles, inputs.maxPositions, { rehearsal: true });
+    for (const batch of largest(inputs.evals)) {
+      noGrad(() =>
+        scope(() =>
+          void linearCrossEntropy(forward(run.model, modelInput(batch)), run.model.head, batch.labels)
+        )
+      );
+    }
+    const steps = Math.min(inputs.order.maxSteps, inputs.order.stepsPerEpoch);
+    const window = Array.from({ length: Math.min(steps, 200) }, (_, step) => inputs.order.window(step))
+      .flat();
+    for (const batch of largest(window)) {
+      scope(() => {
+        const input = modelInput(batch);
+        differentiate(() => {
+          const hidden = forward(run.model, input, {
+            checkpointing: s.gradient_checkpointing,
+            dropoutSeed: 1,
+          });
+          return linearCrossEntropy(hidden, run.model.head, batch.labels).stats;
+        }, undefined);
+      });
+    }
+    run.optimizer.step({ lr: 0, step: 1, gradScale: 1 });
+  });
+  return { ...rehearsal, budget };
+}
+
+/** The batch with the most positions and the one with the most trained tokens. */
+function largest(batches: readonly Batch[]): Batch[] {
+  const usable = batches.filter((b) => b.trainedTokens > 0);
+  if (usable.length === 0) return [];
+  const most = (f: (b: Batch) => number) => usable.reduce((a, b) => f(b) > f(a) ? b : a);
+  return [...new Set([most((b) => b.ids.length), most((b) => b.trainedTokens)])];
+}
+
+/** The plan as a line for the log. */
+export function formatPlan(plan: MemoryPlan): string {
+  const { atPeak, peakBytes } = plan.memory;
+  const kinds = BUFFER_KINDS.filter((k) => atPeak[k] > 0).map((k) => `${k} ${mib(atPeak[k])}`).join(", ");
+  const budget = Number.isFinite(plan.budget) ? ` of ${mib(plan.budget)}` : "";
+  return `plan        ${mib(peakBytes)}${budget}: ${kinds}; largest binding ${mib(plan.largestBinding)}, ` +
+    `${plan.dispatches} launches rehearsed`;
+}

@@ -1,0 +1,55 @@
+import assert from "node:assert/strict";
+import { join } from "@std/path";
+import {
+  openFile,
+  readJsonIfThere,
+  readObjectIfThere,
+  readTextIfThere,
+  writeWhole,
+} from "../../lib/formats/file.ts";
+import { temporaryFolder, throwsCode } from "./support.ts";
+
+Deno.test("writeWhole: a failure in the middle leaves the old file and nothing beside it", () => {
+  using folder = temporaryFolder();
+  const path = folder.file("a", "old");
+  throwsCode(
+    () =>
+      writeWhole(path, (put) => {
+        put(new Uint8Array(100));
+        throw new Error("power cut");
+      }),
+    "formats/cannot-write",
+    "power cut",
+    path,
+  );
+  assert.equal(Deno.readTextFileSync(path), "old");
+  assert.deepEqual([...Deno.readDirSync(folder.path)].length, 1);
+  writeWhole(path, (put) => {
+    put(new TextEncoder().encode("new "));
+    assert.equal(Deno.readTextFileSync(path), "old", "readers see the old file until the end");
+    put(new TextEncoder().encode("file"));
+  });
+  assert.equal(Deno.readTextFileSync(path), "new file");
+  assert.deepEqual([...Deno.readDirSync(folder.path)].length, 1);
+});
+
+Deno.test("reading at offsets, past the end, and closing twice", () => {
+  using folder = temporaryFolder();
+  const file = openFile(folder.file("a", "0123456789"));
+  const into = new Uint8Array(3);
+  file.readInto(into, 7);
+  assert.equal(new TextDecoder().decode(into), "789");
+  throwsCode(() => file.readInto(into, 8), "formats/truncated", "byte 10", "up to 11");
+  file.close();
+  file.close();
+});
+
+Deno.test("JSON that is absent, broken, or not an object", () => {
+  using folder = temporaryFolder();
+  assert.equal(readTextIfThere(join(folder.path, "none")), undefined);
+  assert.equal(readJsonIfThere(join(folder.path, "none")), undefined);
+  throwsCode(() => readJsonIfThere(folder.file("a.json", "{oops")), "formats/bad-json", "a.json");
+  throwsCode(() => readObjectIfThere(folder.file("b.json", "[1]")), "formats/bad-json", "b.json");
+  assert.deepEqual(readObjectIfThere(folder.file("c.json", { a: 1 })), { a: 1 });
+  throwsCode(() => readTextIfThere(folder.path), "formats/cannot-read");
+});

@@ -1,0 +1,49 @@
+import assert from "node:assert/strict";
+import { NibbleError } from "../../lib/errors.ts";
+import { learningRate, type ScheduleKwargs, SCHEDULES, warmupSteps } from "../../lib/optim/mod.ts";
+
+const at = (name: string, step: number, kwargs?: ScheduleKwargs, warmup = 4) =>
+  learningRate(name, { step, total: 24, warmup, base: 2e-4, kwargs }) / 2e-4;
+const near = (a: number, b: number) => assert.ok(Math.abs(a - b) < 1e-12, `${a} is not ${b}`);
+
+Deno.test("schedules: every one but constant warms up linearly from 0 to the base", () => {
+  for (const name of SCHEDULES) {
+    const kwargs = { min_lr: 1e-5 };
+    for (let s = 0; s < 4; s++) near(at(name, s, kwargs), name === "constant" ? 1 : s / 4);
+    near(at(name, 4, kwargs), 1);
+  }
+});
+
+Deno.test("schedules: values after warm-up, worked out by hand", () => {
+  near(at("linear", 14), 0.5);
+  near(at("linear", 24), 0);
+  near(at("linear", 30), 0);
+  near(at("cosine", 9), 0.5 * (1 + Math.SQRT1_2));
+  near(at("cosine", 14), 0.5);
+  near(at("cosine", 24), 0);
+  near(at("constant_with_warmup", 20), 1);
+  near(at("cosine_with_min_lr", 14, { min_lr_rate: 0.1 }), 0.55);
+  near(at("cosine_with_min_lr", 24, { min_lr: 2e-5 }), 0.1);
+  near(at("cosine_with_restarts", 9, { num_cycles: 2 }), 0.5);
+  near(at("cosine_with_restarts", 14, { num_cycles: 2 }), 1);
+  near(at("cosine_with_restarts", 24, { num_cycles: 2 }), 0);
+  near(at("inverse_sqrt", 16), 0.5); // timescale = warm-up 4: 1 / sqrt(16 / 4)
+  near(at("inverse_sqrt", 10_000, {}, 0), 1 / Math.sqrt(2));
+  near(at("polynomial", 14, { power: 2, lr_end: 0 }), 0.25);
+  near(at("polynomial", 24), 1e-7 / 2e-4);
+  near(at("polynomial", 40), 1e-7 / 2e-4);
+});
+
+Deno.test("schedules: warm-up steps from steps, a part of the run, or a ratio", () => {
+  assert.equal(warmupSteps({ warmup_steps: 7, warmup_ratio: 0.5, total: 100 }), 7);
+  assert.equal(warmupSteps({ warmup_steps: 0.03, total: 101 }), 4);
+  assert.equal(warmupSteps({ warmup_steps: 0, warmup_ratio: 0.1, total: 101 }), 11);
+  assert.equal(warmupSteps({ total: 50 }), 0);
+});
+
+Deno.test("schedules: an unknown name and a missing lowest rate are named", () => {
+  const is = (part: string) => (e: unknown) => e instanceof NibbleError && e.message.includes(part);
+  assert.throws(() => at("cosin", 5), is("cosine_with_restarts"));
+  assert.throws(() => at("toString", 5), is("toString"));
+  assert.throws(() => at("cosine_with_min_lr", 5), is("min_lr_rate"));
+});

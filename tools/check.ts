@@ -1,0 +1,69 @@
+/**
+ * `deno task check`: formatting, lint and types of everything, the examples in docstrings and the cells of the
+ * notebooks included. Prints a line for each part and exits 1 when one fails.
+ * @module
+ */
+import { fromFileUrl, join, resolve } from "@std/path";
+
+const ROOT = fromFileUrl(new URL("..", import.meta.url));
+const ROOTS = ["mod.ts", "train.ts", "lib", "tests", "tools", "bench", "compat", ".ci"];
+
+/** The code cells of a notebook as one module. */
+function cellsOf(notebook: string): string {
+  interface Cell {
+    cell_type: string;
+    source: string | string[];
+  }
+  const { cells } = JSON.parse(Deno.readTextFileSync(notebook)) as { cells: Cell[] };
+  return cells.filter((cell) => cell.cell_type === "code").map((cell) => [cell.source].flat().join("")).join(
+    "\n;\n",
+  );
+}
+
+async function deno(...args: string[]): Promise<boolean> {
+  const child = new Deno.Command(Deno.execPath(), { args, cwd: ROOT });
+  return (await child.spawn().status).success;
+}
+
+const exists = (path: string) => {
+  try {
+    Deno.statSync(resolve(ROOT, path));
+    return true;
+  } catch {
+    return false;
+  }
+};
+const roots = ROOTS.filter(exists);
+const notebooks = exists("notebooks")
+  ? [...Deno.readDirSync(join(ROOT, "notebooks"))].map((e) => e.name).filter((name) =>
+    name.endsWith(".ipynb")
+  ).sort()
+  : [];
+
+const results: [string, boolean][] = [];
+results.push(["format", await deno("fmt", "--check", "--quiet")]);
+results.push(["lint", await deno("lint", "--quiet", ...roots)]);
+results.push(["types", await deno("check", "--quiet", ...roots)]);
+
+// An example is a module of its own that Deno gives imports of all its file exports, and a cell may define what only
+// the reader uses: neither has to use all it names.
+const config = join(ROOT, `.relaxed.${crypto.randomUUID().slice(0, 8)}.tmp.json`);
+const settings = JSON.parse(Deno.readTextFileSync(join(ROOT, "deno.json")));
+Object.assign(settings.compilerOptions, { noUnusedLocals: false, noUnusedParameters: false });
+Deno.writeTextFileSync(config, JSON.stringify(settings));
+// Beside the notebook, so that its relative imports hold.
+const cells = notebooks.map((name) => join(ROOT, "notebooks", `.${name}.ts`));
+try {
+  const documented = ["mod.ts", "lib", "README.md"].filter(exists);
+  results.push(["types of examples", await deno("check", "--quiet", "--doc", "-c", config, ...documented)]);
+  notebooks.forEach((name, i) => Deno.writeTextFileSync(cells[i]!, cellsOf(join(ROOT, "notebooks", name))));
+  const types = ["check", "--quiet", "-c", config, ...cells];
+  if (cells.length > 0) {
+    results.push([`types of the cells of ${cells.length} notebooks`, await deno(...types)]);
+  }
+} finally {
+  [config, ...cells].filter((path) => exists(path)).forEach((path) => Deno.removeSync(path));
+}
+
+for (const [part, ok] of results) console.log(`check ${part}: ${ok ? "ok" : "FAILED"}`);
+Deno.exit(results.every(([, ok]) => ok) ? 0 : 1);

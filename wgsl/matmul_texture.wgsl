@@ -1,0 +1,112 @@
+// y = alpha * A B (+ y) for processors that run WGSL in vector lanes (llvmpipe): operands are copied into textures, whose
+// loads are gathered for all lanes at once (storage buffers are read lane by lane, ten times slower), and the lanes of a
+// subgroup hand each other their elements of A by shuffles.
+// Texel i of a matrix holds its elements 4i .. 4i + 3 and lies at (i % 2048, i / 2048).
+// Entry `rows`: A[m, k] = x[m, k], entry `columns`: A[m, k] = x[k, m]. B[k, n] = w[n, k] (W_ROWS) or w[k, n].
+// Grid: x over N / (4 LANES), y over M / TM. One workgroup: one subgroup; one lane: TM rows of 4 columns of y.
+struct Params {
+  M: u32, N: u32, K: u32,
+  x0: u32, ldx: u32, ldw: u32,  // first texel of x and texels of a row
+  y0: u32, ldy: u32,            // first element of y and elements of a row
+  alpha: f32,
+}
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var x: texture_2d<f32>;
+@group(0) @binding(2) var w: W;
+@group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(4) var before: texture_2d<f32>;  // y as it was, where ACCUMULATE
+
+alias W = texture_2d<f32>;      // texture_2d<u32> where w is bf16
+const BF16: bool = false;
+const W_ROWS: bool = true;
+const ACCUMULATE: bool = false;
+const LANES: u32 = 8u;
+const TM: u32 = 32u;            // a multiple of LANES, and in `columns` also 4 LANES or less
+const XR: u32 = TM / LANES;     // texels of x that a lane loads in `rows`
+const XL: u32 = TM / 4u;        // lanes that load x in `columns`
+
+fn texel(i: u32) -> vec2<u32> { return vec2<u32>(i & 2047u, i >> 11u); }
+
+fn load_w(i: u32) -> vec4<f32> {
+  let v = textureLoad(w, texel(i), 0);
+  if (BF16) { return bitcast<vec4<f32>>(vec4<u32>(v) << vec4<u32>(16u)); }
+  return vec4<f32>(v);
+}
+
+// B[4k .. 4k + 3, 4n .. 4n + 3], a column a row of B
+fn load_b(k: u32, n: u32) -> mat4x4<f32> {
+  if (W_ROWS) {
+    let i = 4u * n * p.ldw + k;
+    return transpose(mat4x4<f32>(load_w(i), load_w(i + p.ldw), load_w(i + 2u * p.ldw), load_w(i + 3u * p.ldw)));
+  }
+  let i = 4u * k * p.ldw + n;
+  return mat4x4<f32>(load_w(i), load_w(i + p.ldw), load_w(i + 2u * p.ldw), load_w(i + 3u * p.ldw));
+}
+
+fn multiply(a: vec4<f32>, b: mat4x4<f32>, sum: vec4<f32>) -> vec4<f32> {
+  return fma(vec4(a.w), b[3], fma(vec4(a.z), b[2], fma(vec4(a.y), b[1], fma(vec4(a.x), b[0], sum))));
+}
+
+fn store(m: u32, n: u32, sum: vec4<f32>) {
+  if (m < p.M && 4u * n < p.N) {
+    let at = (p.y0 + m * p.ldy) / 4u + n;
+    var v = p.alpha * sum;
+    if (ACCUMULATE) { v += textureLoad(before, texel(at), 0); }
+    y[at] = v;
+  }
+}
+
+@compute @workgroup_size(LANES)
+fn rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let m0 = group.y * TM;
+  let n = group.x * LANES + lane;
+  var acc: array<vec4<f32>, TM>;
+  var a: array<vec4<f32>, XR>;
+  for (var k = 0u; k < p.K / 4u; k++) {
+    let b = load_b(k, n);
+    for (var i = 0u; i < XR; i++) { // @unroll
+      a[i] = textureLoad(x, texel(p.x0 + (m0 + i * LANES + lane) * p.ldx + k), 0);
+    }
+    for (var i = 0u; i < XR; i++) { // @unroll
+      for (var l = 0u; l < LANES; l++) { // @unroll
+        acc[i * LANES + l] = multiply(subgroupShuffle(a[i], l), b, acc[i * LANES + l]);
+      }
+    }
+  }
+  for (var i = 0u; i < TM; i++) { // @unroll
+    store(m0 + i, n, acc[i]);
+  }
+}
+
+@compute @workgroup_size(LANES)
+fn columns(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let m0 = group.y * TM;
+  let n = group.x * LANES + lane;
+  var acc: array<vec4<f32>, TM>;
+  var a: array<vec4<f32>, 4>;
+  for (var k = 0u; k < p.K; k += 4u) {
+    var b = load_b(k / 4u, n);
+    for (var c = 0u; c < 4u; c++) { // @unroll
+      a[c] = textureLoad(x, texel(p.x0 + (k + c) * p.ldx + m0 / 4u + lane), 0);
+    }
+    if (k + 4u > p.K) {
+      // rows of x and w past the end may hold anything, NaN too
+      for (var c = 1u; c < 4u; c++) { // @unroll
+        if (k + c >= p.K) {
+          a[c] = vec4<f32>();
+          b[c] = vec4<f32>();
+        }
+      }
+    }
+    for (var l = 0u; l < XL; l++) { // @unroll
+      let t = transpose(mat4x4<f32>(
+        subgroupShuffle(a[0], l), subgroupShuffle(a[1], l), subgroupShuffle(a[2], l), subgroupShuffle(a[3], l)));
+      for (var r = 0u; r < 4u; r++) { // @unroll
+        acc[l * 4u + r] = multiply(t[r], b, acc[l * 4u + r]);
+      }
+    }
+  }
+  for (var i = 0u; i < TM; i++) { // @unroll
+    store(m0 + i, n, acc[i]);
+  }
+}

@@ -1,0 +1,90 @@
+// Blockwise 4-bit quantization: absmax = max |x| of a block, code = rank of x * (1 / absmax) among the thresholds.
+// x: [n] f32, words: eight codes each (element 2k in the high nibble of byte k), absmax: one f32 a block.
+// Grid: one invocation a block of BLOCK elements. The reciprocal is divided out in integers, because WGSL's
+// division may be off by 2.5 ulp and a code would flip; everything else here is exact or rounded once.
+struct Params {
+  n: u32,           // elements of x
+  row: u32,         // invocations in one grid row
+  first_word: u32,  // where this chunk's codes begin in words
+  first_block: u32, // where its scales begin in absmax
+}
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read_write> words: array<u32>;
+@group(0) @binding(3) var<storage, read_write> absmax: array<f32>;
+
+const BLOCK: u32 = 64u;
+// FP4: seven thresholds for |x|, and bit 3 of the code is the sign
+const MAGNITUDE: bool = false;
+// with it, the code of each rank, four bits a rank
+const CODES: u32 = 844396048u;
+// NF4's thresholds
+const T0: f32 = -0.8480963706970215;
+const T1: f32 = -0.6106328964233398;
+const T2: f32 = -0.4599952697753906;
+const T3: f32 = -0.33967941999435425;
+const T4: f32 = -0.23460739850997925;
+const T5: f32 = -0.13791173696517944;
+const T6: f32 = -0.045525018125772476;
+const T7: f32 = 0.03979014977812767;
+const T8: f32 = 0.120255246758461;
+const T9: f32 = 0.2035212516784668;
+const T10: f32 = 0.29201376438140869;
+const T11: f32 = 0.38931253552436829;
+const T12: f32 = 0.50166344642639160;
+const T13: f32 = 0.64278692007064819;
+const T14: f32 = 0.8614784479141235;
+
+// 1 / v, rounded to nearest: 2^47 divided by v's 24-bit significand, bit by bit. 0 for what has no normal inverse.
+fn reciprocal(bits: u32) -> f32 {
+  let exponent = bits >> 23u;
+  if (exponent == 0u || exponent > 252u) { return 0.0; }
+  let m = (bits & 0x7fffffu) | 0x800000u;
+  if (m == 0x800000u) { return bitcast<f32>((254u - exponent) << 23u); }
+  var r = 0x800000u;
+  var q = 0u;
+  for (var i = 0u; i < 24u; i++) {
+    r = r << 1u;
+    q = q << 1u;
+    if (r >= m) { r -= m; q |= 1u; }
+  }
+  if (2u * r > m) { q += 1u; }
+  return bitcast<f32>(((253u - exponent) << 23u) | (q & 0x7fffffu));
+}
+
+fn above(v: f32, t: f32) -> u32 { return select(0u, 1u, v > t); }
+
+fn encode(v: f32) -> u32 {
+  if (MAGNITUDE) {
+    let a = abs(v);
+    let r = above(a, T0) + above(a, T1) + above(a, T2) + above(a, T3) + above(a, T4) + above(a, T5) + above(a, T6);
+    return ((CODES >> (4u * r)) & 15u) | select(0u, 8u, v < 0.0);
+  }
+  let r = above(v, T0) + above(v, T1) + above(v, T2) + above(v, T3) + above(v, T4) + above(v, T5) + above(v, T6)
+    + above(v, T7) + above(v, T8) + above(v, T9) + above(v, T10) + above(v, T11) + above(v, T12) + above(v, T13)
+    + above(v, T14);
+  return r;
+}
+
+@compute @workgroup_size(64)
+fn quantize(@builtin(global_invocation_id) id: vec3<u32>) {
+  let block = id.y * p.row + id.x;
+  let begin = block * BLOCK;
+  if (begin >= p.n) { return; }
+  let end = min(p.n, begin + BLOCK);
+  // as integers, the bits of |x| order like the numbers, and NaN comes out on top
+  var largest = 0u;
+  for (var i = begin; i < end; i++) { largest = max(largest, bitcast<u32>(x[i]) & 0x7fffffffu); }
+  if (largest < 0x800000u) { largest = 0u; } // subnormal: counts as zero everywhere
+  absmax[p.first_block + block] = bitcast<f32>(largest);
+  let inverse = reciprocal(largest);
+  for (var i = begin; i < end; i += 8u) {
+    var word = 0u;
+    for (var k = 0u; k < 8u; k++) { // @unroll
+      var v = 0.0;
+      if (i + k < end) { v = x[i + k] * inverse; }
+      word |= encode(v) << ((k ^ 1u) * 4u);
+    }
+    words[p.first_word + i / 8u] = word;
+  }
+}
