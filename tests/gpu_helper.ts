@@ -104,7 +104,7 @@ export async function checkGradients(
       const difference = Array.from(x[i]!, (value, k) => {
         const at = (v: number) => {
           x[i]![k] = v;
-          return oracle(...x).reduce((sum: number, y: number, j: number) => sum + y * weights[j]!, 0);
+          return Array.from(oracle(...x)).reduce((sum, y, j) => sum + y * weights[j]!, 0);
         };
         const slope = (at(value + h) - at(value - h)) / (2 * h);
         x[i]![k] = value;

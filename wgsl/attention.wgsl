@@ -6,7 +6,7 @@
 // head in registers and walks the other side in groups of STEP rows, loaded once for all ROWS; groups that hold no document of its own rows
 // are passed by. GPUs take HEAD_LANES 1, so that all lanes load the same address; a CPU gains from many ROWS and few lanes.
 struct Params {
-  batch: u32,
+  batch: u32,     // batch elements of this launch
   time: u32,      // query rows of one batch element
   keys: u32,      // key rows of one batch element: `time`, or the cache's filled length
   start: u32,     // position of query row 0 among the keys

@@ -2,7 +2,7 @@
  * A linear layer of the model: a dense or a quantized weight, and perhaps an adapter around it.
  * @module
  */
-import { dequantizeRows, gemvQuantized, QuantizedTensor } from "../quant/mod.ts";
+import { dequantizeRows, gemvFits, gemvQuantized, QuantizedTensor } from "../quant/mod.ts";
 import { putColumns, takeColumns } from "../tensor/ops/columns.ts";
 import { linear, product } from "../tensor/ops/linear.ts";
 import { matmulInto } from "../tensor/ops/matmul_kernel.ts";
@@ -47,7 +47,7 @@ const SCRATCH = 16 * 2 ** 20;
 /** `x Wᵀ`, not recorded. */
 export function baseForward(weight: Tensor | QuantizedTensor, x: Tensor): Tensor {
   if (!(weight instanceof QuantizedTensor)) return product("nt", x, weight);
-  if (x.rows <= 4) return gemvQuantized(x, weight);
+  if (gemvFits(x.rows, weight)) return gemvQuantized(x, weight);
   const [n] = weight.shape;
   const y = empty([x.rows, n]);
   decoded(weight, (w, from, to) => {

@@ -32,13 +32,25 @@ interface Numbers {
   v: ArrayLike<number>;
 }
 
-/** The definition in f64: scores, softmax, weighted sum; and its gradients, if `dy` is given. */
+const EPS = 2 ** -24;
+
+/**
+ * The definition in f64: scores, softmax, weighted sum; and its gradients, if `dy` is given.
+ *
+ * `bound` holds, element by element, how far f32 may stray. A dot product of d terms errs by at most (d + 1) eps times the
+ * sum of its absolute terms; so a score by e_s, and a weight p relatively by w = 2 max e_s + (2 |s - lse| + 8) eps (the
+ * exponential, the sum over T, the normalisation: T eps more). D = sum of p dp errs like dp. Every result is a sum of
+ * at most n = T * group terms, so it errs by the sum of its terms' errors and n eps times their absolute sum.
+ */
 function oracle(c: Case, { q, k, v }: Numbers, dy?: ArrayLike<number>) {
   const { batch, time, heads, kvHeads, headDim: d } = c;
   const scale = c.scale ?? d ** -0.5, window = c.window ?? Infinity;
   const rows = batch * time;
   const o = new Float64Array(rows * heads * d), dq = new Float64Array(o.length);
   const dk = new Float64Array(rows * kvHeads * d), dv = new Float64Array(dk.length);
+  const like = (x: Float64Array) => new Float64Array(x.length);
+  const bound = { o: like(o), dq: like(dq), dk: like(dk), dv: like(dv) };
+  const sums = (1 + time * heads / kvHeads) * EPS;
   for (let b = 0; b < batch; b++) {
     for (let h = 0; h < heads; h++) {
       const g = Math.floor(h / (heads / kvHeads));
@@ -50,6 +62,11 @@ function oracle(c: Case, { q, k, v }: Numbers, dy?: ArrayLike<number>) {
           for (let e = 0; e < d; e++) sum += x[x0 + e]! * y[y0 + e]!;
           return sum;
         };
+        const size = (x: ArrayLike<number>, x0: number, y: ArrayLike<number>, y0: number) => {
+          let sum = 0;
+          for (let e = 0; e < d; e++) sum += Math.abs(x[x0 + e]! * y[y0 + e]!);
+          return (d + 1) * EPS * sum;
+        };
         const seen: number[] = [];
         for (let j = 0; j <= i; j++) {
           if (c.segments[row] !== 0 && c.segments[row] === c.segments[b * time + j] && i - j < window) {
@@ -60,50 +77,47 @@ function oracle(c: Case, { q, k, v }: Numbers, dy?: ArrayLike<number>) {
         const top = Math.max(...scores);
         const total = scores.reduce((a, s) => a + Math.exp(s - top), 0);
         const p = scores.map((s) => Math.exp(s - top) / total);
+        const scoreError = Math.max(...seen.map((j) => scale * size(q, q0, k, at(j))));
+        const w = p.map((x) => 2 * scoreError + (2 * Math.abs(Math.log(x)) + 8 + time) * EPS);
         seen.forEach((j, n) => {
-          for (let e = 0; e < d; e++) o[q0 + e]! += p[n]! * v[at(j) + e]!;
+          for (let e = 0; e < d; e++) {
+            o[q0 + e]! += p[n]! * v[at(j) + e]!;
+            bound.o[q0 + e]! += p[n]! * Math.abs(v[at(j) + e]!) * (w[n]! + sums);
+          }
         });
         if (!dy) continue;
         const dp = seen.map((j) => dot(dy, q0, v, at(j)));
         const mean = p.reduce((a, x, n) => a + x * dp[n]!, 0);
+        const dpError = seen.map((j) => size(dy, q0, v, at(j)));
+        const meanError = dpError.reduce((a, x, n) => a + p[n]! * (x + Math.abs(dp[n]!) * (w[n]! + sums)), 0);
         seen.forEach((j, n) => {
           const ds = scale * p[n]! * (dp[n]! - mean);
+          const dsError = Math.abs(ds) * (w[n]! + sums) + scale * p[n]! * (dpError[n]! + meanError);
           for (let e = 0; e < d; e++) {
             dv[at(j) + e]! += p[n]! * dy[q0 + e]!;
             dq[q0 + e]! += ds * k[at(j) + e]!;
             dk[at(j) + e]! += ds * q[q0 + e]!;
+            bound.dv[at(j) + e]! += p[n]! * (w[n]! + sums) * Math.abs(dy[q0 + e]!);
+            bound.dq[q0 + e]! += dsError * Math.abs(k[at(j) + e]!);
+            bound.dk[at(j) + e]! += dsError * Math.abs(q[q0 + e]!);
           }
         });
       }
     }
   }
-  return { o, dq, dk, dv };
+  return { o, dq, dk, dv, bound };
 }
 
-function largest(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
+/** Largest error as a multiple of its bound; NaN counts as infinite. */
+function excess(actual: ArrayLike<number>, expected: ArrayLike<number>, bound: ArrayLike<number>): number {
   assert.equal(actual.length, expected.length);
   let worst = 0;
   for (let i = 0; i < actual.length; i++) {
-    const e = Math.abs(actual[i]! - expected[i]!);
-    if (!(e <= worst)) worst = e; // NaN sticks
+    const error = Math.abs(actual[i]! - expected[i]!);
+    const ratio = error === 0 ? 0 : error / bound[i]!;
+    if (!(ratio <= worst)) worst = Number.isNaN(ratio) ? Infinity : ratio;
   }
   return worst;
-}
-
-const EPS = 2 ** -24;
-/**
- * Bounds from f32 rounding. |q|, |k|, |v|, |dy| <= 1, so a score is at most sqrt(D) and its error D eps (a sum of D
- * products of size <= 1, times D^-1/2) plus 3 ulp for exp of a number up to 2 sqrt(D): relative error of a weight
- * `w = (D^.5 + 2 sqrt(D) + 4) eps`, twice for the normalisation. o is a convex sum: T eps + 2 w. The gradients sum up
- * to `group * T` terms p (dp - D) x with |dp - D| <= 2 D |scale|, and sum of p over keys is 1, over queries at most T.
- */
-function bounds(c: Case) {
-  const d = c.headDim, scale = c.scale ?? d ** -0.5;
-  const weight = 2 * (d * scale * (1 + Math.log2(d)) + 2 * d * scale + 4) * EPS;
-  const group = c.heads / c.kvHeads;
-  const o = c.time * EPS + weight;
-  const ds = 2 * d * scale * (weight + 2 * d * EPS);
-  return { o, dq: ds + c.time * EPS, dk: group * c.time * ds, dv: group * c.time * (weight + EPS * c.time) };
 }
 
 /** Compares output and gradients under the mapping of software adapters and that of GPUs. */
@@ -132,11 +146,11 @@ async function compare(c: Case, seed: number, software = true): Promise<void> {
     dy,
     [q, k, v],
   );
-  const expected = oracle(c, n, dyNumbers), bound = bounds(c);
+  const expected = oracle(c, n, dyNumbers);
   const results = [output, ...gradients.map((g) => g!)];
   for (const [i, name] of (["o", "dq", "dk", "dv"] as const).entries()) {
-    const error = largest(await results[i]!.data(), expected[name]);
-    assert.ok(error <= bound[name], `${name}: error ${error} beyond ${bound[name]}`);
+    const ratio = excess(await results[i]!.data(), expected[name], expected.bound[name]);
+    assert.ok(ratio <= 1, `${name}: error ${ratio} times its bound`);
   }
   for (const t of [q, k, v, dy, segments, ...results]) t.dispose();
 }
@@ -234,11 +248,18 @@ Deno.test("attention: the oracle's gradient is the derivative of its forward", (
 Deno.test("attention: a wrong mask fails the same bound", () => {
   const c: Case = { batch: 1, time: 20, heads: 2, kvHeads: 1, headDim: 8, segments: documents(20, [11, 9]) };
   const n = { q: noise(320, 1), k: noise(160, 2), v: noise(160, 3) };
-  const leaky = oracle({ ...c, segments: documents(20, [20]) }, n);
-  const wide = oracle({ ...c, window: 10 }, n);
-  const right = oracle(c, n);
-  assert.ok(largest(leaky.o, right.o) > 100 * bounds(c).o);
-  assert.ok(largest(wide.o, right.o) > 100 * bounds(c).o);
+  const dy = noise(320, 4);
+  const right = oracle(c, n, dy);
+  const wrong = {
+    leaky: oracle({ ...c, segments: documents(20, [20]) }, n, dy),
+    "one key short": oracle({ ...c, window: 10 }, n, dy), // rows 10 of the first document lose one key
+    "own scale": oracle({ ...c, scale: 1.001 * 8 ** -0.5 }, n, dy),
+  };
+  for (const [what, numbers] of Object.entries(wrong)) {
+    for (const name of ["o", "dq", "dk", "dv"] as const) {
+      assert.ok(excess(numbers[name], right[name], right.bound[name]) > 10, `${what} passes in ${name}`);
+    }
+  }
 });
 
 Deno.test("attention: same numbers, same bits", async () => {
@@ -308,7 +329,7 @@ for (const window of [undefined, 9]) {
         k: noise(time * kvHeads * headDim, 22),
         v: noise(time * kvHeads * headDim, 23),
       };
-      const expected = oracle(c, n).o, bound = bounds(c).o;
+      const { o: expected, bound } = oracle(c, n);
       const kCache = zeros([time + 3, kvHeads * headDim]), vCache = zeros([time + 3, kvHeads * headDim]);
       const cut = (x: Float32Array<ArrayBuffer>, from: number, to: number, h: number) =>
         tensor(x.slice(from * h * headDim, to * h * headDim), [to - from, h * headDim]);
@@ -330,8 +351,9 @@ for (const window of [undefined, 9]) {
             window,
           });
         });
-        const error = largest(await o.data(), expected.slice(start * heads * headDim, to * heads * headDim));
-        assert.ok(error <= bound, `rows ${start}..${to}: error ${error} beyond ${bound}`);
+        const [a, b] = [start * heads * headDim, to * heads * headDim];
+        const ratio = excess(await o.data(), expected.slice(a, b), bound.o.slice(a, b));
+        assert.ok(ratio <= 1, `rows ${start}..${to}: error ${ratio} times its bound`);
         o.dispose();
       }
       assert.throws(() => writeCache(kCache, kCache, 1), /row 1/);

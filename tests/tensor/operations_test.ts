@@ -263,8 +263,10 @@ for (const [vocabulary, maxBinding] of [[11, undefined], [200, 65536]] as const)
       correct = 0;
       assertClose([stats![0]!], [lossOf(x64, w64)], tol(rows * 3), "loss");
       assert.equal(stats![1], correct, "rows whose label is the most likely token");
+      // every seventh element: each slope costs two passes over all rows
       const slopes = (v: Float64Array) =>
-        Array.from(v, (value, i) => {
+        Array.from({ length: Math.ceil(v.length / 7) }, (_, k) => {
+          const i = 7 * k, value = v[i]!;
           v[i] = value + 1e-5;
           const up = lossOf(x64, w64);
           v[i] = value - 1e-5;
@@ -272,8 +274,9 @@ for (const [vocabulary, maxBinding] of [[11, undefined], [200, 65536]] as const)
           v[i] = value;
           return (up - down) / 2e-5;
         });
-      assertClose(dx!, slopes(x64), tol(columns * vocabulary), "dx");
-      assertClose(dw!, slopes(w64), tol(rows), "dw");
+      const seventh = (v: Float32Array) => v.filter((_, i) => i % 7 === 0);
+      assertClose(seventh(dx!), slopes(x64), tol(columns * vocabulary), "dx");
+      assertClose(seventh(dw!), slopes(w64), tol(rows), "dw");
       made.forEach((t) => t.dispose());
       assert.throws(() =>
         scope(() =>

@@ -80,7 +80,9 @@ Deno.test({
       exit: (c) => exits.push(c),
       now: () => time,
     });
-    // SIGTERM, since the test runner itself ends at a SIGINT. A listener of the test's own tells when a signal has been delivered to all, and keeps the process alive.
+    // SIGTERM, since the test runner itself ends at a SIGINT. A listener of the test's own tells when a signal has
+    // been delivered to all; a timer keeps the process waiting for it, which listeners do not.
+    const waiting = setInterval(() => {}, 1000);
     let delivered = () => {};
     const heard = () => delivered();
     Deno.addSignalListener("SIGTERM", heard);
@@ -104,6 +106,7 @@ Deno.test({
       assert.deepEqual(exits, [130]);
       assert.equal(said.length, 1);
     } finally {
+      clearInterval(waiting);
       Deno.removeSignalListener("SIGTERM", heard);
     }
   },

@@ -23,11 +23,12 @@ export function dropout(x: Tensor, rate: number, seed: number): Tensor {
 /** {@link dropout} without recording: also its own gradient. */
 export function dropoutOnly(x: Tensor, rate: number, seed: number): Tensor {
   const y = empty(x.shape);
-  const { groups, row } = grid1d(Math.ceil(x.size / 64), 64);
+  const n = Math.ceil(x.size / 4); // buffers end on a multiple of 256 bytes, so the last vec4 may be read whole
+  const { groups, row } = grid1d(Math.ceil(n / 64), 64);
   const threshold = Math.min(0xffffffff, Math.round(rate * 2 ** 32));
   gpu().kernels.launch(kernel, {
-    params: { n: x.size, row, seed: seed >>> 0, threshold, scale: 1 / (1 - rate) },
-    bind: { x: x.range, y: y.range },
+    params: { n, row, seed: seed >>> 0, threshold, scale: 1 / (1 - rate) },
+    bind: { x: { ...x.range, bytes: 16 * n }, y: { ...y.range, bytes: 16 * n } },
     groups,
   });
   return y;

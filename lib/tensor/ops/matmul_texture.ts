@@ -55,7 +55,8 @@ export function launchTexture(piece: Piece, fresh: boolean): void {
   const encoder = device.createCommandEncoder();
   const x = upload(kernels, encoder, "x", piece.x, 0, fresh);
   const w = upload(kernels, encoder, "w", piece.w, wKind, true);
-  const before = piece.accumulate ? upload(kernels, encoder, "y", piece.y, 0, true) : undefined;
+  // bound in any case, read only to add to
+  const before = piece.accumulate ? upload(kernels, encoder, "y", piece.y, 0, true) : x;
   device.queue.submit([encoder.finish()]);
 
   const tile = textureTile(M, lanes, layout);
@@ -81,15 +82,10 @@ export function launchTexture(piece: Piece, fresh: boolean): void {
   });
   const uniforms = { buffer: stream.uniforms, size: block.byteLength };
   const y = { buffer: piece.y.buffer.raw, offset: piece.y.offset ?? 0, size: piece.y.bytes! };
+  const resources = [uniforms, x.view, w.view, y, before.view];
   const bindGroup = device.createBindGroup({
     layout: pipeline.getBindGroupLayout(0),
-    entries: [uniforms, x.view, w.view, y, ...(before ? [before.view] : [])].map((
-      resource,
-      binding,
-    ) => ({
-      binding,
-      resource,
-    })),
+    entries: resources.map((resource, binding) => ({ binding, resource })),
   });
   stream.launch({
     label: `matmul_texture.${entry}`,
@@ -119,7 +115,7 @@ function compile(
       { binding: 1, visibility, texture: float },
       { binding: 2, visibility, texture: bf16 ? { sampleType: "uint" } : float },
       { binding: 3, visibility, buffer: { type: "storage" } },
-      ...(consts.ACCUMULATE ? [{ binding: 4, visibility, texture: float }] : []),
+      { binding: 4, visibility, texture: float },
     ],
   });
   const pipeline = device.createComputePipeline({

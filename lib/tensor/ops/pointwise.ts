@@ -47,24 +47,29 @@ function run(
   const columns = how.mode === 0 ? 1 : how.period;
   const rows = y.size / columns;
   for (const [from, to] of rowRanges(rows, [4 * columns])) {
-    const n = (to - from) * columns;
-    const { groups, row } = grid1d(Math.ceil(n / 256), 64);
+    // four elements an invocation where every length is a multiple of four
+    const width = how.mode !== 2 && (to - from) * columns % 4 === 0 && (how.mode === 0 || columns % 4 === 0)
+      ? 4
+      : 1;
+    const n = (to - from) * columns / width;
+    const { groups, row } = grid1d(Math.ceil(n / 64), 64);
     const bind = Object.fromEntries(
       Object.entries(operands).map(([name, t]) => {
         const whole = name === "b" && how.mode === 1;
-        const width = name === "b" && how.mode === 2 ? 1 : columns;
+        const stride = name === "b" && how.mode === 2 ? 1 : columns;
         const range = {
           buffer: t.buffer,
-          offset: t.offset + from * width * 4,
-          bytes: (to - from) * width * 4,
+          offset: t.offset + from * stride * 4,
+          bytes: (to - from) * stride * 4,
         };
         return [name, whole ? t.range : range];
       }),
     );
     gpu().kernels.launch(kernel, {
       entry,
-      consts: entry === "add_into" ? {} : { OP: op },
-      params: { n, period: how.period, mode: how.mode, row, alpha },
+      consts: entry === "add_into" ? {} : entry === "binary" ? { OP: op, MODE: how.mode } : { OP: op },
+      types: { V: width === 4 ? "vec4<f32>" : "f32" },
+      params: { n, period: Math.max(1, how.period / width), row, alpha },
       bind,
       groups,
     });

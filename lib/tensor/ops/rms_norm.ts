@@ -24,12 +24,14 @@ export function rmsNorm(x: Tensor, w: Tensor, eps: number): Tensor {
   const r = empty([rows]);
   const { groups } = grid1d(rows, 64);
   const slice = Math.ceil(rows / Math.min(64, Math.ceil(rows / 32)));
-  const params = { rows, columns, row: groups[0], slice, eps };
+  const width = columns % 4 === 0 ? 4 : 1;
+  const params = { rows, columns: columns / width, length: columns, row: groups[0], slice, eps };
   const launch = (entry: string, bind: Record<string, Tensor>, over: [number, number] = groups) =>
     gpu().kernels.launch(kernel, {
       entry,
       params,
-      ...(entry === "backward_w" ? {} : { consts: { LANES: rowLanes() } }),
+      types: { V: width === 4 ? "vec4<f32>" : "f32" },
+      ...(entry === "backward_w" ? {} : { consts: { LANES: rowLanes(), REST: width === 4 ? 1 : 0 } }),
       bind: Object.fromEntries(Object.entries(bind).map(([name, t]) => [name, t.range])),
       groups: over,
     });
@@ -39,7 +41,7 @@ export function rmsNorm(x: Tensor, w: Tensor, eps: number): Tensor {
     if (dx) launch("backward_x", { x, w, r, dy, dx });
     if (!w.requiresGrad) return [dx, undefined];
     const slices = empty([Math.ceil(rows / slice), columns]);
-    launch("backward_w", { x, r, dy, dw: slices }, [Math.ceil(columns / 64), slices.rows]);
+    launch("backward_w", { x, r, dy, dw: slices }, [Math.ceil(columns / width / 64), slices.rows]);
     return [dx, columnSum(slices)];
   });
 }

@@ -1,0 +1,288 @@
+/**
+ * The public functions of `mod.ts` that put several rooms together: a model from a path, an adapter that owns its
+ * parameters, text in and text out, training from a recipe or a plain object.
+ * @module
+ */
+import { dirname } from "@std/path";
+import { contentHash, openModel, readAdapter } from "./formats/mod.ts";
+import { openGpu } from "./gpu/mod.ts";
+import { fetchModel } from "./hub/mod.ts";
+import { type Adapter, adapterShapes, addAdapter, type LoraConfig } from "./lora/lora.ts";
+import { writeModel, type WriteModelOptions } from "./lora/merge.ts";
+import * as peft from "./lora/peft.ts";
+import { generate as generateTokens, type GenerateOptions, type Generation } from "./model/generate.ts";
+import { buildModel, type QuantizationConfig } from "./model/load.ts";
+import type { Model } from "./model/model.ts";
+import { createParameterPages, type ParameterPages } from "./optim/mod.ts";
+import type { QuantType } from "./quant/mod.ts";
+import { type Recipe, recipeOf } from "./recipe/mod.ts";
+import { writeRecipe } from "./recipe/mod.ts";
+import { createTokenizer, encodeChatPrompt, type Message, type Tokenizer } from "./text/mod.ts";
+import { textStream } from "./text/stream.ts";
+import { planRecipe, type PlanRecipeOptions, type RecipePlan } from "./train/plan_recipe.ts";
+import { train as trainSettings, type TrainOptions, type TrainResult } from "./train/run.ts";
+import type { TrainSettings } from "./train/settings.ts";
+
+/** Options of {@link loadModel}. */
+export interface LoadModelOptions {
+  /** Code book, or all settings, of the linear layers' 4 bits; absent: 32-bit floats. Default of the settings: NF4, blocks of 64, double quantization. */
+  quantization?: QuantType | Partial<QuantizationConfig> | undefined;
+  /** Longest sequence, prompt and answer together; default the model's own maximum, at most 8,192. */
+  maxPositions?: number;
+  /** Branch, tag or commit on the Hub; default `main`. */
+  revision?: string;
+  /** Parameters loaded so far, and all. */
+  onProgress?: (done: number, total: number) => void;
+}
+
+/**
+ * Puts a causal language model on the device, quantized tensor by tensor on the way if asked for.
+ *
+ * @param path a folder in Hugging Face layout, a `.gguf` file, or a Hub id such as `org/name`
+ * @throws NibbleError for a model that cannot be found, read, or is of another architecture; each names the file
+ */
+export async function loadModel(path: string, options: LoadModelOptions = {}): Promise<Model> {
+  await openGpu();
+  const { quantization, maxPositions, revision, onProgress } = options;
+  const files = openModel(await fetchModel(path, revision ? { revision } : {}));
+  const given = typeof quantization === "string" ? { quantType: quantization } : quantization;
+  try {
+    return buildModel(files.config, files.source, {
+      quantization: given && { quantType: "nf4", blocksize: 64, doubleQuant: true, ...given },
+      ...(maxPositions ? { maxPositions } : {}),
+      ...(onProgress ? { onProgress } : {}),
+    });
+  } finally {
+    files.source.close();
+  }
+}
+
+/**
+ * The tokenizer of a model, with its chat template.
+ *
+ * @param path as for {@link loadModel}, or the output folder of a run
+ */
+export async function loadTokenizer(path: string, options: { revision?: string } = {}): Promise<Tokenizer> {
+  const folder = await fetchModel(path, options);
+  const read = (name: string) => {
+    try {
+      return JSON.parse(Deno.readTextFileSync(`${folder}/${name}`));
+    } catch {
+      return undefined;
+    }
+  };
+  // an adapter's folder has a tokenizer and no config.json
+  const tokenizerJson = read("tokenizer.json");
+  if (tokenizerJson && !read("config.json")) {
+    return createTokenizer({
+      tokenizerJson,
+      tokenizerConfig: read("tokenizer_config.json") ?? {},
+      path: folder,
+    });
+  }
+  const files = openModel(folder);
+  files.source.close();
+  return createTokenizer(files);
+}
+
+/** An adapter with the parameters that it owns. */
+export interface LoraAdapter extends Adapter {
+  /** The model it is on. */
+  readonly model: Model;
+  /** Trainable parameters and their gradients, for an optimizer; undefined when loaded to be used only. */
+  readonly pages: ParameterPages | undefined;
+  /** Trainable numbers. */
+  readonly parameterCount: number;
+  /** Takes the adapter off the model and gives its memory back. */
+  dispose(): void;
+}
+
+/** Settings of {@link addLora}, under PEFT's names; what is not given has PEFT's default. */
+export interface LoraOptions extends Partial<LoraConfig> {
+  /** Of the random A matrices; default 42. */
+  seed?: number;
+}
+
+/**
+ * Puts a fresh trainable adapter on a model: A random, B zero, so the model still answers as before.
+ *
+ * @throws NibbleError `lora/no-target` when `target_modules` matches nothing
+ */
+export function addLora(model: Model, options: LoraOptions = {}): LoraAdapter {
+  const { seed = 42, ...given } = options;
+  const config: LoraConfig = {
+    ...{ r: 8, lora_alpha: 8, lora_dropout: 0, use_rslora: false, target_modules: ["q_proj", "v_proj"] },
+    ...given,
+  };
+  const pages = parameterPages(model, config);
+  return owned(model, addAdapter(model, config, pages.tensors, seed), pages);
+}
+
+function parameterPages(model: Model, config: LoraConfig): ParameterPages {
+  return createParameterPages(adapterShapes(model, config).map((p) => ({ ...p, decay: true })), "adapter");
+}
+
+/** `adapter` itself becomes the owner: its `enabled` switch is what the layers look at. */
+function owned(model: Model, adapter: Adapter, pages: ParameterPages | undefined): LoraAdapter {
+  const tensors = [...adapter.layers.values()].flatMap(({ a, b }) => [a, b]);
+  return Object.assign(adapter, {
+    model,
+    pages,
+    parameterCount: tensors.reduce((n, t) => n + t.size, 0),
+    dispose() {
+      adapter.remove();
+      if (pages) pages.dispose();
+      else for (const t of tensors) t.dispose();
+    },
+  });
+}
+
+/** Options of {@link saveAdapter}. */
+export interface SaveOptions {
+  /** Written beside the weights, so that the folder is complete. */
+  tokenizer?: Tokenizer;
+  /** `base_model_name_or_path` in adapter_config.json; default the path that the model was loaded from. */
+  base?: string;
+}
+
+/** Writes an adapter as PEFT's folder: adapter_model.safetensors and adapter_config.json. */
+export async function saveAdapter(
+  adapter: LoraAdapter,
+  folder: string,
+  options: SaveOptions = {},
+): Promise<void> {
+  const { model } = adapter;
+  Deno.mkdirSync(folder, { recursive: true });
+  await peft.saveAdapter(adapter, folder, {
+    base: options.base ?? model.path,
+    provenance: { base_hash: contentHash(model.path) },
+  });
+  options.tokenizer?.save(folder);
+}
+
+/**
+ * Puts an adapter from PEFT's folder on a model.
+ *
+ * @param options `is_trainable`: with gradients, to train on; default false, as in PEFT
+ * @throws NibbleError `lora/base-mismatch` when it was trained on another base, `lora/shape`, `lora/unsupported`
+ */
+export function loadAdapter(
+  model: Model,
+  folder: string,
+  options: { is_trainable?: boolean } = {},
+): LoraAdapter {
+  const saved = readAdapter(folder).config;
+  const baseHash = saved.nibble?.base_hash ? contentHash(model.path) : undefined;
+  if (!options.is_trainable) return owned(model, peft.loadAdapter(model, folder, { baseHash }), undefined);
+  const pages = parameterPages(model, {
+    r: saved.r,
+    lora_alpha: saved.lora_alpha,
+    lora_dropout: saved.lora_dropout,
+    use_rslora: saved.use_rslora,
+    target_modules: saved.target_modules ?? ["q_proj", "v_proj"],
+  });
+  try {
+    return owned(model, peft.loadAdapter(model, folder, { baseHash, parameters: pages.tensors }), pages);
+  } catch (error) {
+    pages.dispose();
+    throw error;
+  }
+}
+
+/**
+ * Writes the model with the adapter merged in as a plain Hugging Face folder that needs no adapter.
+ *
+ * @param adapter undefined writes the base alone
+ */
+export async function mergeAdapter(
+  model: Model,
+  adapter: Adapter | undefined,
+  folder: string,
+  options: WriteModelOptions & { tokenizer?: Tokenizer } = {},
+): Promise<void> {
+  const { tokenizer, ...how } = options;
+  await writeModel(model, adapter, folder, how);
+  tokenizer?.save(folder);
+}
+
+/** Options of {@link generate}; sampling as in Transformers, greedy unless `temperature` is given. */
+export interface GenerateTextOptions extends GenerateOptions {
+  /** Called with each piece of text as it is written, whole characters only. */
+  onText?: (piece: string) => void;
+}
+
+/** What {@link generate} returns. */
+export interface GeneratedText extends Generation {
+  text: string;
+  promptTokens: number;
+}
+
+/**
+ * Continues a text, or answers a conversation through the model's chat template.
+ *
+ * @param prompt text to continue, or messages that end with the user's
+ * @throws NibbleError `model/too-long` when the prompt exceeds the positions that the model was loaded for
+ */
+export async function generate(
+  model: Model,
+  tokenizer: Tokenizer,
+  prompt: string | Message[],
+  options: GenerateTextOptions = {},
+): Promise<GeneratedText> {
+  const { onText, ...rest } = options;
+  const ids = typeof prompt === "string" ? tokenizer.encode(prompt) : encodeChatPrompt(tokenizer, prompt);
+  const stream = textStream(tokenizer);
+  let text = "";
+  const put = (piece: string) => {
+    text += piece;
+    if (piece) onText?.(piece);
+  };
+  const result = await generateTokens(model, ids, {
+    eos_token_id: tokenizer.eosIds,
+    ...rest,
+    onToken(id) {
+      rest.onToken?.(id);
+      put(stream.push(id));
+    },
+  });
+  put(stream.end());
+  return { ...result, text, promptTokens: ids.length };
+}
+
+/** A recipe as it was read, or an object with a recipe's keys; what is not given has its default. */
+export type RecipeLike = Recipe | (Partial<TrainSettings> & Record<string, unknown>);
+
+/** Settings, recipe text and folder of whatever names a run. */
+function settled(
+  recipe: RecipeLike,
+): { settings: TrainSettings; recipeText: string; base: string | undefined } {
+  const read = "provenance" in recipe && recipe.provenance instanceof Map
+    ? recipe as Recipe
+    : recipeOf(recipe as Record<string, unknown>);
+  return {
+    settings: read.settings,
+    recipeText: writeRecipe(read.settings),
+    base: read.file && dirname(read.file),
+  };
+}
+
+/**
+ * Trains by a recipe: full fine-tuning, LoRA or QLoRA, to a folder with the adapter or model, its card and its logs.
+ *
+ * @param recipe from `readRecipe`, or an object with a recipe's keys
+ * @throws NibbleError for anything in settings, files, data or device that stands in the way
+ */
+export function train(recipe: RecipeLike, options: TrainOptions = {}): Promise<TrainResult> {
+  const { settings, recipeText, base } = settled(recipe);
+  return trainSettings(settings, { recipeText, base, ...options });
+}
+
+/**
+ * The device memory that a run will take, by kind, without loading a weight.
+ *
+ * @throws NibbleError `gpu/budget` when the run cannot fit
+ */
+export function planMemory(recipe: RecipeLike, options: PlanRecipeOptions = {}): Promise<RecipePlan> {
+  const { settings, base } = settled(recipe);
+  return planRecipe(settings, { base, ...options });
+}
