@@ -17,7 +17,7 @@
  * ```
  *
  * @example QLoRA from an object with a recipe's keys
- * ```ts no-eval
+ * ```ts ignore
  * import { train } from "./mod.ts";
  *
  * await train({

@@ -56,13 +56,8 @@ export interface Adapter {
  */
 export function targetModules(model: Model, targets: readonly string[] | string): string[] {
   const all = [...model.linears.keys()];
-  const list = typeof targets === "string"
-    ? undefined
-    : targets.length === 1 && targets[0] === "all-linear"
-    ? "all-linear"
-    : targets;
   let matched: string[];
-  if (targets === "all-linear" || list === "all-linear") matched = all;
+  if (isAllLinear(targets)) matched = all;
   else if (typeof targets === "string") matched = all.filter((m) => new RegExp(`^(?:${targets})$`).test(m));
   else matched = all.filter((m) => targets.some((t) => m === t || m.endsWith(`.${t}`)));
   if (matched.length === 0) {
@@ -76,6 +71,13 @@ export function targetModules(model: Model, targets: readonly string[] | string)
     );
   }
   return matched;
+}
+
+/** Whether `target_modules` is the word for every linear layer but the head, alone or in a list. */
+export function isAllLinear(targets: readonly string[] | string): boolean {
+  return typeof targets === "string"
+    ? targets === "all-linear"
+    : targets.length === 1 && targets[0] === "all-linear";
 }
 
 /** Names and shapes of an adapter's parameters, in order, as PEFT names them inside `base_model.model.`. */

@@ -13,7 +13,7 @@ import {
 import { gpu } from "../gpu/mod.ts";
 import type { Model } from "../model/model.ts";
 import { empty, keep, type Tensor } from "../tensor/tensor.ts";
-import { type Adapter, adapterShapes, addAdapter, type LoraConfig } from "./lora.ts";
+import { type Adapter, adapterShapes, addAdapter, isAllLinear, type LoraConfig } from "./lora.ts";
 
 /** What is recorded beside the weights. */
 export interface SaveAdapterOptions {
@@ -46,9 +46,12 @@ export async function saveAdapter(
       lora_alpha: config.lora_alpha,
       lora_dropout: config.lora_dropout,
       use_rslora: config.use_rslora,
-      target_modules: typeof config.target_modules === "string" && config.target_modules !== "all-linear"
+      // as it was asked for, so that a list of single layers loads onto those alone
+      target_modules: isAllLinear(config.target_modules)
+        ? [...new Set([...adapter.layers.keys()].map((m) => m.split(".").at(-1)!))]
+        : typeof config.target_modules === "string"
         ? config.target_modules
-        : [...new Set([...adapter.layers.keys()].map((m) => m.split(".").at(-1)!))],
+        : [...config.target_modules],
       ...(options.provenance ? { nibble: options.provenance } : {}),
     }),
     new Map(parts.map(({ key, t }, i) => [key, { shape: t.shape, data: new Float32Array(bytes[i]!) }])),
@@ -64,7 +67,8 @@ export interface LoadAdapterOptions {
 }
 
 /**
- * Puts an adapter from a PEFT folder on a model.
+ * Puts an adapter from a PEFT folder on a model. Without `parameters` its tensors are the adapter's own, and
+ * `remove()` gives them back.
  *
  * @throws NibbleError `lora/base-mismatch`, `lora/unsupported`, `lora/shape`, each naming folder and key
  */
@@ -102,23 +106,35 @@ export function loadAdapter(model: Model, folder: string, options: LoadAdapterOp
     target_modules: saved.target_modules ?? ["q_proj", "v_proj"],
   };
   const shapes = adapterShapes(model, config);
-  const parameters = options.parameters ??
-    new Map(shapes.map(({ name, shape }) => [name, keep(empty(shape, "f32", "adapter"))]));
-  const adapter = addAdapter(model, config, parameters, 0);
   for (const { name, shape } of shapes) {
     const stored = tensors.get(`base_model.model.${name}`);
     if (!stored || `${stored.shape}` !== `${shape}`) {
-      adapter.remove();
       throw new NibbleError(
         "lora/shape",
         `'${name}' is ${stored ? `[${stored.shape}]` : "missing"}, expected [${shape}]`,
-        {
-          where: folder,
-          remedy: "The adapter belongs to a model of another size.",
-        },
+        { where: folder, remedy: "The adapter belongs to a model of another size." },
       );
     }
-    parameters.get(name)!.write(Float32Array.from(stored.data));
   }
+  const placed = new Set(shapes.map(({ name }) => `base_model.model.${name}`));
+  const homeless = [...tensors.keys()].find((key) => !placed.has(key));
+  if (homeless) {
+    throw new NibbleError("lora/unsupported", `'${homeless}' has no place in this model`, {
+      where: folder,
+      remedy:
+        "The adapter belongs to a larger model, or adapts modules other than the blocks' linear layers.",
+    });
+  }
+  const own = options.parameters ? [] : shapes.map(({ shape }) => keep(empty(shape, "f32", "adapter")));
+  const parameters = options.parameters ?? new Map(shapes.map(({ name }, i) => [name, own[i]!]));
+  const adapter = addAdapter(model, config, parameters, 0);
+  for (const { name } of shapes) {
+    parameters.get(name)!.write(Float32Array.from(tensors.get(`base_model.model.${name}`)!.data));
+  }
+  const detach = adapter.remove;
+  adapter.remove = () => {
+    detach();
+    for (const t of own) t.dispose();
+  };
   return adapter;
 }

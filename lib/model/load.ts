@@ -73,7 +73,11 @@ export function buildModel(
     seconds: 0,
   };
   const advance = (n: number) => options.onProgress?.(done += n, total);
-  for (const { name, shape, linear } of shapes) {
+  const dispose = () => {
+    for (const t of dense.values()) t.dispose();
+    for (const l of linears.values()) l.weight.dispose();
+  };
+  const loadOne = ({ name, shape, linear }: (typeof shapes)[number]) => {
     const module = name.replace(/\.weight$/, "");
     const skipped = options.quantization?.skipModules?.some((s) => module === s || module.endsWith(`.${s}`));
     if (linear && options.quantization && !skipped) {
@@ -100,8 +104,15 @@ export function buildModel(
         dense.set(name, t);
       }
     }
+  };
+  try {
+    shapes.forEach(loadOne);
+  } catch (error) {
+    dispose(); // a half-loaded model gives its buffers back
+    throw error;
   }
   if (options.quantization && summary.quantizedLayers === 0) {
+    dispose();
     throw new NibbleError("model/nothing-quantized", "load_in_4bit is set but no layer was quantized", {
       where: source.path,
       remedy: "Check the list of skipped modules.",
@@ -127,8 +138,7 @@ export function buildModel(
     blocks: Array.from({ length: config.num_hidden_layers }, (_, i) => blockOf(i, dense, linears)),
     summary,
     dispose() {
-      for (const t of dense.values()) t.dispose();
-      for (const l of linears.values()) l.weight.dispose();
+      dispose();
       rope.dispose();
     },
   };
@@ -224,9 +234,14 @@ function loadDense(
 ): Tensor {
   const t = options.allocate?.(name, shape) ?? keep(empty(shape, "f32", "base"));
   t.name = name;
-  for (const [row, values] of chunks(name, shape, source, options.rehearsal)) {
-    t.write(values, row * t.columns);
-    advance(values.length);
+  try {
+    for (const [row, values] of chunks(name, shape, source, options.rehearsal)) {
+      t.write(values, row * t.columns);
+      advance(values.length);
+    }
+  } catch (error) {
+    t.dispose();
+    throw error;
   }
   return t;
 }
@@ -240,11 +255,18 @@ function loadQuantized(
   rehearsal: boolean | undefined,
 ): QuantizedTensor {
   const q = createQuantized(shape, config);
-  for (const [row, values] of chunks(name, shape, source, rehearsal)) {
-    scope(() => quantizeRows(q, row, tensor(values, [values.length / shape[1], shape[1]], "f32", "scratch")));
-    advance(values.length);
+  try {
+    for (const [row, values] of chunks(name, shape, source, rehearsal)) {
+      scope(() =>
+        quantizeRows(q, row, tensor(values, [values.length / shape[1], shape[1]], "f32", "scratch"))
+      );
+      advance(values.length);
+    }
+    finishQuantized(q);
+  } catch (error) {
+    q.dispose();
+    throw error;
   }
-  finishQuantized(q);
   return q;
 }
 

@@ -72,7 +72,7 @@ for (
   const [what, more] of [
     ["Llama with grouped heads", {}],
     ["tied embeddings", { tie_word_embeddings: true }],
-    ["one head each, a head size that is not hidden / heads", { num_key_value_heads: 4, head_dim: 6 }],
+    ["one head each, a head size that is not hidden / heads", { num_key_value_heads: 4, head_dim: 12 }],
     ["Mistral with a window of 3", { model_type: "mistral", sliding_window: 3 }],
   ] as const
 ) {

@@ -3,8 +3,10 @@
  * @module
  */
 import type { TensorInfo, TensorSource } from "../../lib/formats/mod.ts";
+import { openGpu } from "../../lib/gpu/mod.ts";
 import { type ModelConfig, parameterShapes, readConfig } from "../../lib/model/config.ts";
 import { normal, uniform } from "../../lib/model/random_source.ts";
+import { sharedMap } from "../../lib/quant/quantized_tensor.ts";
 
 /** config.json of a model with every feature: grouped heads, odd sizes, untied head unless asked. */
 export function tinyConfig(more: Record<string, unknown> = {}): Record<string, unknown> {
@@ -24,6 +26,12 @@ export function tinyConfig(more: Record<string, unknown> = {}): Record<string, u
     eos_token_id: 2,
     ...more,
   };
+}
+
+/** Makes what a device keeps for double quantization, so that checks for leaks do not count it. */
+export async function warmDevice(): Promise<void> {
+  await openGpu();
+  sharedMap();
 }
 
 /** Weights by name. */

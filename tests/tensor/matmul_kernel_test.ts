@@ -111,7 +111,7 @@ for (const layout of ["nt", "nn", "tn"] as const) {
   });
   Deno.test(`matmul ${layout}: alpha, accumulate and views`, async () => {
     await openGpu();
-    for (const [M, N, K] of [[13, 17, 19], [40, 96, 32], [1, 64, 64]] as const) {
+    for (const [M, N, K] of [[13, 17, 19], [40, 96, 32], [1, 64, 64], [52, 100, 45]] as const) {
       await run({ layout, M, N, K, alpha: -0.75, accumulate: true, shifted: true });
       await run({ layout, M, N, K, alpha: 2, shifted: true });
     }

@@ -68,12 +68,9 @@ export function launchTexture(piece: Piece, fresh: boolean): void {
     BF16: wKind === 2,
     ACCUMULATE: piece.accumulate,
   });
-  const values: Record<string, number> = {
-    ...piece,
-    x0: piece.x0 / 4,
-    ldx: piece.ldx / 4,
-    ldw: piece.ldw / 4,
-  } as never;
+  const { K, y0, ldy, alpha } = piece;
+  const [x0, ldx, ldw] = [piece.x0 / 4, piece.ldx / 4, piece.ldw / 4];
+  const values: Record<string, number> = { M, N, K, x0, ldx, ldw, y0, ldy, alpha };
   const block = new ArrayBuffer(48);
   const view = new DataView(block);
   params.forEach(({ name, type }, i) => {

@@ -1,0 +1,121 @@
+import assert from "node:assert/strict";
+import { NibbleError } from "../../lib/errors.ts";
+import { gpu } from "../../lib/gpu/mod.ts";
+import { readConfig } from "../../lib/model/config.ts";
+import { buildModel, describeLoad } from "../../lib/model/load.ts";
+import { randomSource } from "../../lib/model/random_source.ts";
+import { dequantize, dequantizeOracle, QuantizedTensor, quantizeOracle } from "../../lib/quant/mod.ts";
+import type { Tensor } from "../../lib/tensor/tensor.ts";
+import { assertClose, EPS, gpuTest } from "../gpu_helper.ts";
+import { memorySource, tinyConfig, tinyWeights, warmDevice } from "./tiny.ts";
+
+await warmDevice();
+
+const NF4 = { quantType: "nf4", blocksize: 64, doubleQuant: true } as const;
+
+function refused(work: () => unknown, code: string, pattern: RegExp): void {
+  assert.throws(work, (e: unknown) => {
+    assert.ok(e instanceof NibbleError, String(e));
+    assert.equal(e.code, code);
+    assert.match(e.message, pattern);
+    return true;
+  });
+}
+
+gpuTest("a damaged or foreign model is refused by tensor name, and leaves no buffer behind", () => {
+  const raw = tinyConfig();
+  const broken = (change: (w: ReturnType<typeof tinyWeights>) => void) => {
+    const weights = tinyWeights(raw, 1);
+    change(weights);
+    return memorySource(raw, weights);
+  };
+  const name = "model.layers.1.mlp.up_proj.weight";
+  const missing = broken((w) => w.delete(name));
+  refused(
+    () => buildModel(raw, missing),
+    "model/missing-tensor",
+    /layers\.1\.mlp\.up_proj\.weight.*2 layers/s,
+  );
+  const headless = broken((w) => w.delete("lm_head.weight"));
+  refused(() => buildModel(raw, headless), "model/missing-tensor", /tie_word_embeddings/);
+  const good = broken(() => {});
+  const wider = tinyConfig({ intermediate_size: 48 });
+  refused(
+    () => buildModel(wider, good),
+    "model/shape",
+    /mlp\.gate_proj\.weight' is \[44,32\].*implies \[48,32\]/s,
+  );
+  const larger = tinyConfig({ vocab_size: 64 });
+  refused(
+    () => buildModel(larger, good),
+    "model/shape",
+    /vocab_size in config.json is 64, the embedding has 61/,
+  );
+  for (const bad of [NaN, Infinity]) {
+    const nan = broken((w) => w.get(name)![35] = bad);
+    for (const quantization of [undefined, NF4]) {
+      const before = gpu().pool.report().liveBytes;
+      refused(
+        () => buildModel(raw, nan, { quantization }),
+        "model/nan",
+        /up_proj\.weight' holds .* at element 35/,
+      );
+      assert.equal(gpu().pool.report().liveBytes, before, "a half-loaded model must go");
+    }
+  }
+  const skipModules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+  refused(
+    () => buildModel(raw, good, { quantization: { ...NF4, skipModules } }),
+    "model/nothing-quantized",
+    /no layer was quantized/,
+  );
+});
+
+gpuTest("loading quantizes linear layers alone, skips on request, and says so", async () => {
+  const raw = tinyConfig(), weights = tinyWeights(raw, 4);
+  const progress: number[] = [];
+  const model = buildModel(raw, memorySource(raw, weights), {
+    quantization: { ...NF4, skipModules: ["layers.0.mlp.down_proj", "v_proj"] },
+    onProgress: (done, total) => progress.push(done / total),
+  });
+  const { summary } = model;
+  assert.equal(progress.at(-1), 1, "progress reaches the end");
+  assert.equal(summary.quantizedLayers, 14 - 3);
+  assert.equal(summary.denseLayers, 3);
+  assert.ok(model.linears.get("model.layers.1.mlp.down_proj")!.weight instanceof QuantizedTensor);
+  assert.ok(!(model.linears.get("model.layers.0.mlp.down_proj")!.weight instanceof QuantizedTensor));
+  assert.match(describeLoad(model), /11 linear layers quantized .* bits each\), 3 left dense/);
+  for (const module of ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.gate_proj"]) {
+    const q = model.linears.get(module)!.weight as QuantizedTensor;
+    const dense = dequantize(q);
+    const got = await dense.data();
+    dense.dispose();
+    const want = dequantizeOracle(
+      quantizeOracle(weights.get(`${module}.weight`)!, q.shape, { doubleQuant: true }),
+    );
+    // the mean of the scales is summed in another order, so a scale of the order of 1 may differ by a few roundings
+    assertClose(got, want, 8 * EPS, `${module}: the oracle's numbers`);
+  }
+  const dense = model.linears.get("model.layers.0.self_attn.v_proj")!.weight as Tensor;
+  assert.deepEqual([...await dense.data()], [...weights.get("model.layers.0.self_attn.v_proj.weight")!]);
+  assert.deepEqual([...await model.embed.data()], [...weights.get("model.embed_tokens.weight")!]);
+  model.dispose();
+});
+
+Deno.test("fresh weights: deviation, ones for norms, and the same numbers in any piece", () => {
+  const c = readConfig(tinyConfig({ initializer_range: 0.05, vocab_size: 500 }), "c");
+  const source = randomSource(c, 42);
+  const embed = source.readF32("model.embed_tokens.weight");
+  const n = embed.length;
+  const mean = embed.reduce((a, b) => a + b, 0) / n;
+  const deviation = Math.sqrt(embed.reduce((a, b) => a + b * b, 0) / n);
+  // 16,000 draws: the mean errs by 0.05 / sqrt(n), the deviation by 0.05 / sqrt(2 n); five times that
+  assert.ok(Math.abs(mean) < 5 * 0.05 / Math.sqrt(n), `mean ${mean}`);
+  assert.ok(Math.abs(deviation - 0.05) < 5 * 0.05 / Math.sqrt(2 * n), `deviation ${deviation}`);
+  assert.deepEqual([...source.readF32("model.embed_tokens.weight", 100, 130)], [...embed.subarray(100, 130)]);
+  assert.ok(source.readF32("model.norm.weight").every((v) => v === 1));
+  assert.notEqual(randomSource(c, 43).readF32("model.embed_tokens.weight", 0, 1)[0], embed[0]);
+  const other = source.readF32("lm_head.weight", 0, n);
+  const correlation = other.reduce((a, v, i) => a + v * embed[i]!, 0) / n / 0.05 ** 2;
+  assert.ok(Math.abs(correlation) < 5 / Math.sqrt(n), "names draw independently");
+});

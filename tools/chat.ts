@@ -1,0 +1,230 @@
+/**
+ * `deno task chat --model ... [--adapter DIR]`: talk to a model, with the text as it is written.
+ *
+ * In a terminal it asks for one prompt after another and remembers the conversation; without one it reads prompts
+ * line by line. Ctrl-C stops the answer, and leaves at the prompt.
+ * @module
+ */
+import { parseArgs } from "node:util";
+import { generate, loadAdapter, loadModel, loadTokenizer } from "../lib/api.ts";
+import { NibbleError } from "../lib/errors.ts";
+import { readAdapter } from "../lib/formats/mod.ts";
+import { describeLoad } from "../lib/model/load.ts";
+import { encodeChatPrompt, type Message, type Tokenizer } from "../lib/text/mod.ts";
+
+const HELP = `Usage: deno task chat --model MODEL [options]
+
+  --model PATH            folder, .gguf file or Hub id; with --adapter, default the base that it names
+  --adapter DIR           folder of a trained adapter
+  --load_in_4bit          keep the model in NF4 (default when the adapter was trained so; --no-load_in_4bit)
+  --prompt TEXT           answer this and end
+  --system TEXT           system message
+  --raw                   continue text as it is, without a chat template and without memory
+  --max_new_tokens N      tokens of an answer at most (256)
+  --max_positions N       prompt and answer together at most (2048, or what the model allows)
+  --temperature X         0 takes the likeliest token each time (0)
+  --top_k N --top_p X --min_p X --repetition_penalty X --seed N
+  --verbose               tokens a second on stderr
+
+In the conversation: /reset forgets it, /exit or Ctrl-D leaves, Ctrl-C stops an answer.`;
+
+const NUMBERS = [
+  "max_new_tokens",
+  "max_positions",
+  "temperature",
+  "top_k",
+  "top_p",
+  "min_p",
+  "repetition_penalty",
+  "seed",
+] as const;
+type Numbers = Partial<Record<typeof NUMBERS[number], number>>;
+
+const text = { type: "string" } as const, flag = { type: "boolean" } as const;
+
+function readArguments() {
+  try {
+    const { values } = parseArgs({
+      options: {
+        ...{ model: text, adapter: text, prompt: text, system: text },
+        ...{ load_in_4bit: flag, raw: flag, verbose: flag, help: { type: "boolean", short: "h" } },
+        ...Object.fromEntries(NUMBERS.map((name) => [name, text])) as Record<
+          typeof NUMBERS[number],
+          typeof text
+        >,
+      },
+      allowNegative: true,
+    });
+    const numbers: Numbers = {};
+    for (const name of NUMBERS) {
+      if (values[name] === undefined) continue;
+      const value = Number(values[name]);
+      if (!Number.isFinite(value) || value < 0 || values[name] === "") {
+        throw new Error(`--${name} is '${values[name]}', not a number of 0 or more`);
+      }
+      numbers[name] = value;
+    }
+    return { ...values, numbers };
+  } catch (error) {
+    throw new NibbleError("chat/arguments", (error as Error).message, {
+      remedy: "--help lists the options.",
+    });
+  }
+}
+
+const encoder = new TextEncoder();
+function write(piece: string): void {
+  const bytes = encoder.encode(piece);
+  for (let done = 0; done < bytes.length;) done += Deno.stdout.writeSync(bytes.subarray(done));
+}
+
+/** Lines of standard input, the last one with or without its end. */
+async function* inputLines(ask: () => void): AsyncGenerator<string> {
+  const decoder = new TextDecoder();
+  let rest = "";
+  ask();
+  for await (const chunk of Deno.stdin.readable) {
+    const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
+    rest = lines.pop()!;
+    for (const line of lines) {
+      yield line.replace(/\r$/, "");
+      ask();
+    }
+  }
+  if (rest) yield rest;
+}
+
+/** Drops the oldest turns, never the system message or the last turn, until prompt and answer fit. */
+function fit(messages: Message[], tokenizer: Tokenizer, room: number): number {
+  let dropped = 0;
+  const first = messages[0]?.role === "system" ? 1 : 0;
+  while (messages.length - first > 1 && encodeChatPrompt(tokenizer, messages).length > room) {
+    dropped += messages.splice(first, Math.min(2, messages.length - first - 1)).length;
+  }
+  return dropped;
+}
+
+async function main(): Promise<number> {
+  const { numbers, ...args } = readArguments();
+  if (args.help) {
+    console.log(HELP);
+    return 0;
+  }
+  const saved = args.adapter ? readAdapter(args.adapter).config : undefined;
+  const name = args.model ?? saved?.base_model_name_or_path ?? undefined;
+  if (!name) {
+    console.error(HELP);
+    return 2;
+  }
+  const trainedOn = saved?.nibble?.base_quantization;
+  const fourBits = args.load_in_4bit ?? Boolean(trainedOn);
+  const { max_new_tokens = 256, max_positions = 2048, ...sampling } = numbers;
+  const model = await loadModel(name, {
+    maxPositions: max_positions,
+    ...(fourBits
+      ? {
+        quantization: {
+          quantType: quantTypeOf(trainedOn),
+          doubleQuant: !trainedOn || /double/.test(trainedOn),
+        },
+      }
+      : {}),
+  });
+  const tokenizer = await loadTokenizer(hasTokenizer(args.adapter) ? args.adapter! : name);
+  console.error(`${name}: ${describeLoad(model)}`);
+  if (args.adapter) {
+    const adapter = loadAdapter(model, args.adapter);
+    console.error(`${args.adapter}: ${adapter.layers.size} layers adapted, r = ${adapter.config.r}`);
+  }
+  if (!args.raw && tokenizer.templateSource.startsWith("default")) {
+    console.error("This model has no chat template; a usual one is used. --raw continues text instead.");
+  }
+
+  const system: Message[] = args.system ? [{ role: "system", content: args.system }] : [];
+  let messages = [...system];
+  let answering: AbortController | undefined;
+  const onInterrupt = () => answering ? answering.abort() : Deno.exit(130);
+  Deno.addSignalListener("SIGINT", onInterrupt);
+
+  const answer = async (said: string): Promise<void> => {
+    const positions = model.rope.shape[0]!;
+    const room = Math.max(1, positions - max_new_tokens);
+    if (!args.raw) {
+      messages.push({ role: "user", content: said });
+      const dropped = fit(messages, tokenizer, room);
+      if (dropped > 0) console.error(`(the oldest ${dropped} messages no longer fit and are forgotten)`);
+    }
+    answering = new AbortController();
+    try {
+      const result = await generate(model, tokenizer, args.raw ? said : messages, {
+        ...sampling,
+        max_new_tokens,
+        signal: answering.signal,
+        onText: write,
+      });
+      write("\n");
+      if (!args.raw) messages.push({ role: "assistant", content: result.text });
+      if (result.reason === "aborted") console.error("(stopped)");
+      if (args.verbose) {
+        const { promptTokens, prefillSeconds, decodeSeconds, ids } = result;
+        const rate = (n: number, seconds: number) => (n / Math.max(seconds, 1e-9)).toFixed(1);
+        console.error(
+          `(prefill ${promptTokens} tokens, ${rate(promptTokens, prefillSeconds)} a second; ` +
+            `decode ${ids.length} tokens, ${rate(Math.max(0, ids.length - 1), decodeSeconds)} a second)`,
+        );
+      }
+    } catch (error) {
+      if (!args.raw) messages.pop(); // the question that got no answer
+      throw error;
+    } finally {
+      answering = undefined;
+    }
+  };
+
+  if (args.prompt !== undefined) {
+    await answer(args.prompt);
+    return 0;
+  }
+  const terminal = Deno.stdin.isTerminal();
+  if (terminal) console.error("/reset forgets the conversation, /exit leaves, Ctrl-C stops an answer.");
+  for await (const line of inputLines(() => terminal && write("> "))) {
+    const said = line.trim();
+    if (said === "/exit" || said === "/quit") break;
+    if (said === "/reset") {
+      messages = [...system];
+      console.error("(forgotten)");
+    } else if (said) {
+      try {
+        await answer(said);
+      } catch (error) {
+        if (!(error instanceof NibbleError)) throw error;
+        console.error(`error: ${error.message}`); // too long, say: the next prompt may be better
+        if (!terminal) return 1;
+      }
+    }
+  }
+  return 0;
+}
+
+function quantTypeOf(trainedOn: string | undefined): "nf4" | "fp4" | "int4" {
+  const type = trainedOn?.split("+")[0];
+  return type === "fp4" || type === "int4" ? type : "nf4";
+}
+
+function hasTokenizer(folder: string | undefined): boolean {
+  try {
+    return folder !== undefined && Deno.statSync(`${folder}/tokenizer.json`).isFile;
+  } catch {
+    return false;
+  }
+}
+
+let status = 1;
+try {
+  status = await main();
+} catch (error) {
+  if (!(error instanceof NibbleError)) throw error;
+  console.error(`error: ${error.message}`);
+}
+// the GPU device keeps the process alive
+Deno.exit(status);
