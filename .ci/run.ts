@@ -22,7 +22,12 @@ const STAGES: Stage[] = [
   { name: "test", command: [...DENO, "task", "test"], counts: true, needs: "tests" },
   {
     name: "test on SwiftShader",
-    command: [...DENO, "task", "test:swiftshader"],
+    // what needs no device ran above; SwiftShader is several times slower
+    command: [
+      ...[...DENO, "task", "test:swiftshader"],
+      ...["gpu", "tensor", "quant", "optim", "model", "lora", "train", "parity"].map((room) => `tests/${room}`)
+        .filter(isThere),
+    ],
     counts: true,
     needs: "tests",
   },

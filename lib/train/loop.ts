@@ -157,7 +157,7 @@ export async function runLoop(o: LoopOptions): Promise<{ state: LoopState; stopp
         sinceFence = 0;
       }
       await new Promise((resolve) => setTimeout(resolve, 0)); // signals arrive here
-      stopped = o.signal?.aborted ?? false;
+      stopped = state.step < o.maxSteps && (o.signal?.aborted ?? false); // after the last step there is nothing to stop
       const pause = performance.now();
       if (!stopped && o.evalAt(state.step)) {
         lastEval = await evaluate(o.model, o.evalBatches, state.step, state.step / o.stepsPerEpoch);

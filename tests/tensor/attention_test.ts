@@ -205,11 +205,13 @@ Deno.test("attention: head size 64, longer than one workgroup, own scale", () =>
     5,
   ));
 
-for (const headDim of [96, 128, 256]) {
+// larger heads compile for half a minute a mapping on a software adapter: one mapping each, up to 128
+for (const headDim of [96, 128]) {
   Deno.test(`attention: head size ${headDim}`, () =>
-    compareBoth(
+    compare(
       { batch: 1, time: 19, heads: 2, kvHeads: 1, headDim, segments: documents(19, [10, 8]) },
       headDim,
+      headDim === 128,
     ));
 }
 
@@ -319,7 +321,7 @@ Deno.test("attention: shapes that do not fit are named", async () => {
 });
 
 for (const window of [undefined, 9]) {
-  for (const headDim of [8, 64, 256]) {
+  for (const headDim of [8, 64, 128]) {
     Deno.test(`attentionDecode: prefill then single rows equal the whole, head size ${headDim}, window ${window}`, async () => {
       await openGpu();
       const time = headDim === 8 ? 140 : 40, heads = 4, kvHeads = 2;

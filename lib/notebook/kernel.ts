@@ -1,0 +1,97 @@
+/**
+ * Deno's Jupyter kernel: what it offers, and two things that it needs mended. Outside Jupyter nothing here does
+ * anything.
+ * @module
+ */
+
+/** A MIME bundle: one thing in several forms, of which the notebook picks the richest that it can draw. */
+export type MimeBundle = Record<string, unknown>;
+
+/** The part of `Deno.jupyter` that is used. */
+export interface Jupyter {
+  display(
+    bundle: MimeBundle,
+    options: { raw: true; update?: boolean; display_id?: string },
+  ): Promise<void>;
+}
+
+/** The kernel, or undefined under `deno run` and `deno test`, where looking at it throws. */
+export function jupyter(): Jupyter | undefined {
+  try {
+    return (Deno as unknown as { jupyter: Jupyter }).jupyter;
+  } catch {
+    return undefined;
+  }
+}
+
+/** What the kernel calls after each cell, looked up by name each time; internal to Deno, so perhaps absent. */
+interface Internals {
+  broadcastResult?: (count: number, result: unknown) => Promise<void>;
+}
+
+/**
+ * Waits after every cell until its outputs are out. Deno 2.9's kernel says "idle" while messages still lie in its
+ * queue, and what comes after that is dropped by Jupyter: up to a sixth of all results in bursts. The wait grows with
+ * the number of lines that the cell printed.
+ *
+ * @param internals where the kernel keeps `broadcastResult`; tests pass their own
+ * @returns whether the hook is in place
+ */
+export function keepOutputs(internals: Internals | undefined = internalsOf(), print = console): boolean {
+  const original = internals?.broadcastResult;
+  if (!internals || !original) return false;
+  let lines = 0;
+  for (const name of ["log", "info", "warn", "error", "debug"] as const) {
+    const say = print[name];
+    print[name] = (...args: unknown[]) => {
+      lines++;
+      say.apply(print, args);
+    };
+  }
+  internals.broadcastResult = async (count, result) => {
+    await original(count, result);
+    // measured: 0.2 ms a message, and a little for the socket
+    const wait = Math.min(1000, 20 + 0.4 * lines);
+    lines = 0;
+    await new Promise((done) => setTimeout(done, wait));
+  };
+  return true;
+}
+
+function internalsOf(): Internals | undefined {
+  const deno = Deno as unknown as { internal?: symbol } & Record<symbol, { jupyter?: Internals } | undefined>;
+  return deno.internal ? deno[deno.internal]?.jupyter : undefined;
+}
+
+let running: AbortController | undefined;
+let listening = false;
+
+/**
+ * Makes the notebook's Stop button stop a training run instead of the kernel: without a listener its SIGINT ends the
+ * process, and everything in it is lost.
+ */
+export function listenForStop(): void {
+  if (listening || !jupyter()) return;
+  listening = true;
+  Deno.addSignalListener("SIGINT", stopRunning);
+}
+
+/** What the Stop button does; for tests too. */
+export function stopRunning(): void {
+  running?.abort(new DOMException("Stopped in the notebook", "AbortError"));
+}
+
+/** A signal that the next Stop aborts, in place of the one before. */
+export function stopSignal(): AbortSignal {
+  running = new AbortController();
+  return running.signal;
+}
+
+/** Installs both, once; {@link show} and its kin call it. */
+export function mendKernel(): void {
+  if (mended || !jupyter()) return;
+  mended = true;
+  keepOutputs();
+  listenForStop();
+}
+let mended = false;

@@ -1,0 +1,106 @@
+import assert from "node:assert/strict";
+import { join } from "@std/path";
+import { NibbleError } from "../../lib/errors.ts";
+import type { TrainSettings } from "../../lib/train/settings.ts";
+import { gpuTest } from "../gpu_helper.ts";
+import { bytesOf, dataFolder, type QuietRun, quietTrain, sweep, tinySettings, warmDevice } from "./run_helper.ts";
+
+await warmDevice();
+
+const losses = (r: QuietRun) => r.logs.map((l) => [l.step, l.loss, l.grad_norm, l.learning_rate, l.num_tokens]);
+
+for (
+  const [what, file, more] of [
+    ["LoRA with dropout", "adapter_model.safetensors", { lora_dropout: 0.2 }],
+    ["QLoRA", "adapter_model.safetensors", { load_in_4bit: true, use_bnb_nested_quant: true }],
+    ["full fine-tuning", "model.safetensors", { use_peft: false, weight_decay: 0.1 }],
+    ["rmsprop", "adapter_model.safetensors", { optim: "rmsprop" }],
+  ] as [string, string, Partial<TrainSettings>][]
+) {
+  gpuTest(`seven steps give the bits of three, a stop and four more: ${what}`, async () => {
+    const data = dataFolder();
+    // 10 rows, 2 batches of 2 a step: 3 steps an epoch, the third over a part of a window; logs every 2 steps, so
+    // that the stop after step 3 falls into an interval
+    const settings = () =>
+      tinySettings(data, {
+        per_device_train_batch_size: 2,
+        gradient_accumulation_steps: 2,
+        max_steps: 7,
+        logging_steps: 2,
+        save_strategy: "steps",
+        save_steps: 5,
+        ...more,
+      });
+    const whole = settings();
+    const straight = await quietTrain(whole);
+
+    const broken = settings();
+    const control = new AbortController();
+    // the signal comes during step 3, which ends and is saved
+    const first = await quietTrain({ ...broken }, {
+      signal: control.signal,
+      onLog: (log) => {
+        if (log.step === 2) setTimeout(() => control.abort(), 0);
+      },
+    });
+    assert.ok(first.stopped);
+    assert.ok(first.steps === 2 || first.steps === 3, `stopped after step ${first.steps}`);
+    assert.match(first.notes.join("\n"), /stopped +after step \d of 7; run the same command again to go on/);
+    assert.ok(Deno.statSync(join(broken.output_dir, `checkpoint-${first.steps}`)).isDirectory);
+    const second = await quietTrain(broken);
+    assert.match(second.notes.join("\n"), new RegExp(`resumed .*checkpoint-${first.steps} at step ${first.steps}`));
+    assert.equal(second.steps, 7);
+    assert.equal(bytesOf(broken.output_dir, file), bytesOf(whole.output_dir, file), "the trained weights");
+    assert.deepEqual([...losses(first), ...losses(second)], losses(straight), "and the logged figures");
+    const logged = Deno.readTextFileSync(join(broken.output_dir, "logs.jsonl")).trim().split("\n")
+      .map((l) => JSON.parse(l)).filter((l) => l.loss !== undefined).map((l) => l.step);
+    assert.deepEqual(logged, [2, 4, 6, 7], "one line an interval");
+
+    const elsewhere = { ...settings(), resume_from_checkpoint: join(whole.output_dir, "checkpoint-5") };
+    const third = await quietTrain(elsewhere);
+    assert.equal(bytesOf(elsewhere.output_dir, file), bytesOf(whole.output_dir, file), "from a named checkpoint");
+    assert.deepEqual(losses(third), losses(straight).slice(-2));
+    sweep(data, whole.output_dir, broken.output_dir, elsewhere.output_dir);
+  });
+}
+
+gpuTest("a checkpoint of another run is refused by what differs, and is not harmed", async () => {
+  const data = dataFolder();
+  const s = tinySettings(data, { max_steps: 2, save_strategy: "steps", save_steps: 1 });
+  await quietTrain(s);
+  const checkpoint = join(s.output_dir, "checkpoint-1");
+  const kept = bytesOf(checkpoint, "optimizer.safetensors");
+  const attempts: [Partial<TrainSettings>, RegExp][] = [
+    [{ lora_r: 2 }, /other parameters/],
+    [{ per_device_train_batch_size: 2 }, /other data/],
+    [{ seed: 7 }, /other data/],
+    [{ optim: "sgd" }, /other optim/],
+  ];
+  for (const [change, pattern] of attempts) {
+    const other = { ...s, ...change, resume_from_checkpoint: checkpoint };
+    await assert.rejects(quietTrain(other), (e: unknown) => {
+      assert.ok(e instanceof NibbleError && e.code === "train/resume-mismatch", String(e));
+      assert.match(e.message, pattern);
+      return true;
+    });
+  }
+  await assert.rejects(quietTrain({ ...s, resume_from_checkpoint: join(s.output_dir, "nowhere") }), NibbleError);
+  assert.equal(bytesOf(checkpoint, "optimizer.safetensors"), kept);
+  sweep(data, s.output_dir);
+});
+
+gpuTest("a signal during the last step lets the run end whole", async () => {
+  const data = dataFolder();
+  const s = tinySettings(data, { max_steps: 2 });
+  const control = new AbortController();
+  const r = await quietTrain(s, {
+    signal: control.signal,
+    onLog: (log) => {
+      if (log.step === 2) control.abort();
+    },
+  });
+  assert.equal(r.steps, 2);
+  assert.ok(!r.stopped, "a finished run was not stopped");
+  assert.ok(bytesOf(s.output_dir).length > 0, "its adapter is there");
+  sweep(data, s.output_dir);
+});
