@@ -25,7 +25,9 @@ const STAGES: Stage[] = [
     // what needs no device ran above; SwiftShader is several times slower
     command: [
       ...[...DENO, "task", "test:swiftshader"],
-      ...["gpu", "tensor", "quant", "optim", "model", "lora", "train", "parity"].map((room) => `tests/${room}`)
+      ...["gpu", "tensor", "quant", "optim", "model", "lora", "train", "parity"].map((room) =>
+        `tests/${room}`
+      )
         .filter(isThere),
     ],
     counts: true,

@@ -48,6 +48,7 @@ export async function loadModel(path: string, options: LoadModelOptions = {}): P
   const given = typeof quantization === "string" ? { quantType: quantization } : quantization;
   try {
     return buildModel(files.config, files.source, {
+      path: files.path,
       quantization: given && { quantType: "nf4", blocksize: 64, doubleQuant: true, ...given },
       ...(maxPositions ? { maxPositions } : {}),
       ...(onProgress ? { onProgress } : {}),

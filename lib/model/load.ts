@@ -29,6 +29,8 @@ export interface QuantizationConfig {
 
 /** Options of {@link buildModel}. */
 export interface BuildOptions {
+  /** Folder or file that the model is known by; default the weights' own path. */
+  path?: string;
   /** Quantize the linear layers; absent: f32. */
   quantization?: QuantizationConfig | undefined;
   /** Makes a parameter's tensor, for parameters that train; default: a buffer of its own, frozen. */
@@ -129,7 +131,7 @@ export function buildModel(
   return {
     config,
     rawConfig: raw,
-    path: source.path,
+    path: options.path ?? source.path,
     embed,
     norm: dense.get("model.norm.weight")!,
     head: dense.get("lm_head.weight") ?? embed,

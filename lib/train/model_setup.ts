@@ -153,7 +153,7 @@ export function setUpModel(
       },
     );
   }
-  const common = { maxPositions, ...extra };
+  const common = { path: files.path, maxPositions, ...extra };
   let model: Model, adapter: Adapter | undefined, pages: ParameterPages;
   if (s.use_peft) {
     model = buildModel(files.config, files.source, {

@@ -28,7 +28,12 @@ export const MODEL_CONFIG = {
   pad_token_id: 3,
 };
 
-const SAYINGS = ["My lord, the night is long.", "Peace!", "I will go with thee to the gate and see the king return.", "No."];
+const SAYINGS = [
+  "My lord, the night is long.",
+  "Peace!",
+  "I will go with thee to the gate and see the king return.",
+  "No.",
+];
 
 /** Conversations of very different lengths. */
 export function rowsOf(count: number, from = 0): unknown[] {

@@ -3,11 +3,20 @@ import { join } from "@std/path";
 import { NibbleError } from "../../lib/errors.ts";
 import type { TrainSettings } from "../../lib/train/settings.ts";
 import { gpuTest } from "../gpu_helper.ts";
-import { bytesOf, dataFolder, type QuietRun, quietTrain, sweep, tinySettings, warmDevice } from "./run_helper.ts";
+import {
+  bytesOf,
+  dataFolder,
+  type QuietRun,
+  quietTrain,
+  sweep,
+  tinySettings,
+  warmDevice,
+} from "./run_helper.ts";
 
 await warmDevice();
 
-const losses = (r: QuietRun) => r.logs.map((l) => [l.step, l.loss, l.grad_norm, l.learning_rate, l.num_tokens]);
+const losses = (r: QuietRun) =>
+  r.logs.map((l) => [l.step, l.loss, l.grad_norm, l.learning_rate, l.num_tokens]);
 
 for (
   const [what, file, more] of [
@@ -48,7 +57,10 @@ for (
     assert.match(first.notes.join("\n"), /stopped +after step \d of 7; run the same command again to go on/);
     assert.ok(Deno.statSync(join(broken.output_dir, `checkpoint-${first.steps}`)).isDirectory);
     const second = await quietTrain(broken);
-    assert.match(second.notes.join("\n"), new RegExp(`resumed .*checkpoint-${first.steps} at step ${first.steps}`));
+    assert.match(
+      second.notes.join("\n"),
+      new RegExp(`resumed .*checkpoint-${first.steps} at step ${first.steps}`),
+    );
     assert.equal(second.steps, 7);
     assert.equal(bytesOf(broken.output_dir, file), bytesOf(whole.output_dir, file), "the trained weights");
     assert.deepEqual([...losses(first), ...losses(second)], losses(straight), "and the logged figures");
@@ -58,7 +70,11 @@ for (
 
     const elsewhere = { ...settings(), resume_from_checkpoint: join(whole.output_dir, "checkpoint-5") };
     const third = await quietTrain(elsewhere);
-    assert.equal(bytesOf(elsewhere.output_dir, file), bytesOf(whole.output_dir, file), "from a named checkpoint");
+    assert.equal(
+      bytesOf(elsewhere.output_dir, file),
+      bytesOf(whole.output_dir, file),
+      "from a named checkpoint",
+    );
     assert.deepEqual(losses(third), losses(straight).slice(-2));
     sweep(data, whole.output_dir, broken.output_dir, elsewhere.output_dir);
   });
@@ -84,7 +100,10 @@ gpuTest("a checkpoint of another run is refused by what differs, and is not harm
       return true;
     });
   }
-  await assert.rejects(quietTrain({ ...s, resume_from_checkpoint: join(s.output_dir, "nowhere") }), NibbleError);
+  await assert.rejects(
+    quietTrain({ ...s, resume_from_checkpoint: join(s.output_dir, "nowhere") }),
+    NibbleError,
+  );
   assert.equal(bytesOf(checkpoint, "optimizer.safetensors"), kept);
   sweep(data, s.output_dir);
 });
