@@ -67,14 +67,26 @@ export interface AttentionTiling {
   STEP: number;
 }
 
+/** The kind of the open adapter, as far as tilings differ. */
+export function adapterKind(): "llvmpipe" | "swiftshader" | "gpu" {
+  if (/llvmpipe/i.test(gpu().name)) return "llvmpipe";
+  return /swiftshader/i.test(gpu().name) ? "swiftshader" : "gpu";
+}
+
 /**
  * The default mapping. For GPUs (not measured): one row an invocation, so that all lanes load one address. On llvmpipe
  * the loads seem to set the time (forward, dQ and dK/dV took the same), so each serves many rows. 9 heads of 64, T = 128,
  * batch 4, two busy cores, separate runs: forward and dQ 160 ms with one row, 30 with 8; dK/dV 168 with one, 89 with 4
  * and 94 with 8, which compiled four times longer. STEP 2 with 8 rows was slower. More than 8 rows was not tried.
  */
-export function attentionTiling(headDim: number, software: boolean, backwardKv = false): AttentionTiling {
-  if (!software) return { ROWS: 1, ROW_LANES: 64, HEAD_LANES: 1, STEP: headDim <= 128 ? 4 : 2 };
+export function attentionTiling(
+  headDim: number,
+  adapter: "llvmpipe" | "swiftshader" | "gpu",
+  backwardKv = false,
+): AttentionTiling {
+  // SwiftShader compiles tiles of many rows for minutes, and this one in a tenth of a second
+  if (adapter === "swiftshader") return { ROWS: 1, ROW_LANES: 8, HEAD_LANES: 1, STEP: 1 };
+  if (adapter === "gpu") return { ROWS: 1, ROW_LANES: 64, HEAD_LANES: 1, STEP: headDim <= 128 ? 4 : 2 };
   const rows = headDim <= 64 ? 8 : headDim <= 128 ? 4 : 2;
   return { ROWS: backwardKv ? rows / 2 : rows, ROW_LANES: 1, HEAD_LANES: 8, STEP: 1 };
 }
@@ -134,8 +146,7 @@ function launch(entry: string, problem: Problem, operands: Partial<Record<Operan
       },
     );
   }
-  const software = /llvmpipe|swiftshader/i.test(gpu().name);
-  const tiling = { ...(problem.tiling ?? attentionTiling(headDim, software, entry === "backward_kv")) };
+  const tiling = { ...(problem.tiling ?? attentionTiling(headDim, adapterKind(), entry === "backward_kv")) };
   if (entry === "backward_delta") Object.assign(tiling, { ROWS: 1, STEP: 1 });
   for (let from = 0; from < batch; from += fit) {
     const to = Math.min(batch, from + fit);
