@@ -46,17 +46,30 @@ export async function loadModel(path: string, options: LoadModelOptions = {}): P
   const { quantization, maxPositions, revision, onProgress } = options;
   const files = openModel(await fetchModel(path, revision ? { revision } : {}));
   const given = typeof quantization === "string" ? { quantType: quantization } : quantization;
+  const config = given && { quantType: "nf4" as const, blocksize: 64, doubleQuant: true, ...given };
   try {
-    return buildModel(files.config, files.source, {
-      path: files.path,
-      quantization: given && { quantType: "nf4", blocksize: 64, doubleQuant: true, ...given },
+    const model = buildModel(files.config, files.source, {
+      quantization: config,
       ...(maxPositions ? { maxPositions } : {}),
       ...(onProgress ? { onProgress } : {}),
     });
+    origins.set(model, { id: path, revision, files: files.path, quantization: config });
+    return model;
   } finally {
     files.source.close();
   }
 }
+
+/** Where a model came from, which adapters record and are checked against. */
+interface Origin {
+  id: string;
+  revision: string | undefined;
+  /** Folder or file on this disk. */
+  files: string;
+  quantization: QuantizationConfig | undefined;
+}
+
+const origins = new WeakMap<Model, Origin>();
 
 /**
  * The tokenizer of a model, with its chat template.
@@ -153,12 +166,23 @@ export async function saveAdapter(
   options: SaveOptions = {},
 ): Promise<void> {
   const { model } = adapter;
+  const origin = origins.get(model);
   Deno.mkdirSync(folder, { recursive: true });
   await peft.saveAdapter(adapter, folder, {
-    base: options.base ?? model.path,
-    provenance: { base_hash: contentHash(model.path) },
+    base: options.base ?? origin?.id ?? model.path,
+    revision: origin?.revision,
+    ...(origin ? { provenance: provenanceOf(origin) } : {}),
   });
   options.tokenizer?.save(folder);
+}
+
+function provenanceOf({ files, quantization }: Origin): { base_hash: string; base_quantization?: string } {
+  const base_hash = contentHash(files);
+  if (!quantization) return { base_hash };
+  return {
+    base_hash,
+    base_quantization: `${quantization.quantType}${quantization.doubleQuant ? "+double" : ""}`,
+  };
 }
 
 /**
@@ -173,7 +197,8 @@ export function loadAdapter(
   options: { is_trainable?: boolean } = {},
 ): LoraAdapter {
   const saved = readAdapter(folder).config;
-  const baseHash = saved.nibble?.base_hash ? contentHash(model.path) : undefined;
+  const origin = origins.get(model);
+  const baseHash = saved.nibble?.base_hash && origin ? contentHash(origin.files) : undefined;
   if (!options.is_trainable) return owned(model, peft.loadAdapter(model, folder, { baseHash }), undefined);
   const pages = parameterPages(model, {
     r: saved.r,
@@ -273,9 +298,9 @@ function settled(
  * @param recipe from `readRecipe`, or an object with a recipe's keys
  * @throws NibbleError for anything in settings, files, data or device that stands in the way
  */
-export function train(recipe: RecipeLike, options: TrainOptions = {}): Promise<TrainResult> {
+export async function train(recipe: RecipeLike, options: TrainOptions = {}): Promise<TrainResult> {
   const { settings, recipeText, base } = settled(recipe);
-  return trainSettings(settings, { recipeText, base, ...options });
+  return await trainSettings(settings, { recipeText, base, ...options });
 }
 
 /**
@@ -283,7 +308,7 @@ export function train(recipe: RecipeLike, options: TrainOptions = {}): Promise<T
  *
  * @throws NibbleError `gpu/budget` when the run cannot fit
  */
-export function planMemory(recipe: RecipeLike, options: PlanRecipeOptions = {}): Promise<RecipePlan> {
+export async function planMemory(recipe: RecipeLike, options: PlanRecipeOptions = {}): Promise<RecipePlan> {
   const { settings, base } = settled(recipe);
-  return planRecipe(settings, { base, ...options });
+  return await planRecipe(settings, { base, ...options });
 }

@@ -6,10 +6,11 @@
  * @module
  */
 import { parseArgs } from "node:util";
-import { generate, loadAdapter, loadModel, loadTokenizer } from "../lib/api.ts";
+import { generate, loadAdapter, loadModel, type LoadModelOptions, loadTokenizer } from "../lib/api.ts";
 import { NibbleError } from "../lib/errors.ts";
 import { readAdapter } from "../lib/formats/mod.ts";
 import { describeLoad } from "../lib/model/load.ts";
+import type { Model } from "../lib/model/model.ts";
 import { encodeChatPrompt, type Message, type Tokenizer } from "../lib/text/mod.ts";
 
 const HELP = `Usage: deno task chat --model MODEL [options]
@@ -119,7 +120,7 @@ async function main(): Promise<number> {
   const trainedOn = saved?.nibble?.base_quantization;
   const fourBits = args.load_in_4bit ?? Boolean(trainedOn);
   const { max_new_tokens = 256, max_positions = 2048, ...sampling } = numbers;
-  const model = await loadModel(name, {
+  const model = await load(name, args.model === undefined, {
     maxPositions: max_positions,
     ...(fourBits
       ? {
@@ -204,6 +205,19 @@ async function main(): Promise<number> {
     }
   }
   return 0;
+}
+
+/** An adapter names its base as it was named in training, perhaps by a path from another folder. */
+async function load(name: string, fromAdapter: boolean, options: LoadModelOptions): Promise<Model> {
+  try {
+    return await loadModel(name, options);
+  } catch (error) {
+    if (!fromAdapter || !(error instanceof NibbleError) || error.code !== "hub/not-found") throw error;
+    throw new NibbleError("chat/base", `The base model that the adapter names is not here: ${name}`, {
+      remedy: "Say where it is with --model.",
+      cause: error,
+    });
+  }
 }
 
 function quantTypeOf(trainedOn: string | undefined): "nf4" | "fp4" | "int4" {

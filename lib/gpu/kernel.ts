@@ -115,6 +115,11 @@ export function createRunner(device: GPUDevice, stream: CommandStream, debug: bo
     let key = `${variant.id}`;
     for (const b of kernel.bindings) {
       const range = options.bind[b.name];
+      if (range && range.buffer.references <= 0) {
+        throw new NibbleError("gpu/released", `Cannot bind '${b.name}': its buffer was given back`, {
+          where: describe(kernel, options),
+        });
+      }
       if (range) key += `|${range.buffer.id}.${range.offset ?? 0}.${range.bytes ?? 0}`;
     }
     const known = groups.get(key);

@@ -59,6 +59,7 @@ export async function generate(
       `The prompt has ${prompt.length} tokens, the model ${limit} positions`,
     );
   }
+  if (wanted <= 0) return { ids: [], reason: "length", prefillSeconds: 0, decodeSeconds: 0 };
   const capacity = Math.min(limit, prompt.length + wanted);
   const width = config.num_key_value_heads * config.head_dim;
   const caches = model.blocks.map(() => ({

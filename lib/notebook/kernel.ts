@@ -87,6 +87,24 @@ export function stopSignal(): AbortSignal {
   return running.signal;
 }
 
+/**
+ * Displays a bundle and waits until it is out: a message is signed and sent after `display` resolves, a big one
+ * (the library of figures) for a tenth of a second, and a cell that ends before loses it.
+ */
+export async function display(
+  kernel: Jupyter,
+  bundle: MimeBundle,
+  options: { update?: boolean; display_id?: string } = {},
+): Promise<void> {
+  await kernel.display(bundle, { raw: true, ...options });
+  await new Promise((done) => setTimeout(done, settleTime(JSON.stringify(bundle).length)));
+}
+
+/** Milliseconds for a message of so many characters: 25, and 1 for every 5,000. */
+export function settleTime(characters: number): number {
+  return 25 + Math.min(3000, characters / 5000);
+}
+
 /** Installs both, once; {@link show} and its kin call it. */
 export function mendKernel(): void {
   if (mended || !jupyter()) return;

@@ -4,7 +4,7 @@
  */
 import { QuantizedTensor } from "../quant/mod.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import { jupyter, mendKernel, type MimeBundle } from "./kernel.ts";
+import { display, jupyter, mendKernel, type MimeBundle } from "./kernel.ts";
 import { type Figure, figureBundle, isFigure, loadPlotly } from "./plotly.ts";
 
 /** Options of {@link show}. */
@@ -16,9 +16,6 @@ export interface ShowOptions {
   /** Picture of a figure for viewers that run no scripts. */
   svg?: string;
 }
-
-/** Milliseconds in which an output reaches the notebook before a cell may end. */
-const SETTLE = 25;
 
 /**
  * Shows a Plotly figure, a tensor with its first numbers, rows of a table, HTML or SVG text, or any value. Outside a
@@ -37,8 +34,7 @@ export async function show(x: unknown, options: ShowOptions = {}): Promise<void>
   if (!kernel) return console.log(bundle["text/plain"]);
   if (isFigure(x)) await loadPlotly();
   const { svg: _, ...how } = options;
-  await kernel.display(bundle, { raw: true, ...how });
-  await new Promise((done) => setTimeout(done, SETTLE));
+  await display(kernel, bundle, how);
 }
 
 /** Shows a figure: `plot([{ y: [3, 1, 2] }], { title: { text: "Loss" } })`. */
@@ -65,7 +61,7 @@ export async function bundleOf(x: unknown, svg?: string): Promise<MimeBundle> {
   }
   if (isTable(x)) return tableBundle(x);
   if (typeof x === "string") {
-    if (/^\s*<svg[\s>]/.test(x)) return { "image/svg+xml": x, "text/plain": "[picture]" };
+    if (/^\s*<svg[\s/>]/.test(x)) return { "image/svg+xml": x, "text/plain": "[picture]" };
     return textBundle(x);
   }
   const own = (x as Record<symbol, unknown> | null)?.[Symbol.for("Jupyter.display")];
@@ -102,8 +98,8 @@ function isTable(x: unknown): x is Table {
 function tableBundle(rows: Table): MimeBundle {
   const keys = Object.keys(rows[0]!);
   const cells = rows.map((row) => keys.map((key) => cell(row[key])));
-  const width = keys.map((key, k) => Math.max(key.length, ...cells.map((row) => row[k]!.length)));
-  const line = (row: string[]) => row.map((text, k) => text.padEnd(width[k]!)).join("  ").trimEnd();
+  const width = keys.map((key, k) => Math.max(key.length, ...cells.map((row) => oneLine(row[k]!).length)));
+  const line = (row: string[]) => row.map((text, k) => oneLine(text).padEnd(width[k]!)).join("  ").trimEnd();
   const html = (tag: string, row: string[]) =>
     `<tr>${
       row.map((t) => `<${tag} style="text-align:left;white-space:pre-wrap">${escapeHtml(t)}</${tag}>`).join(
@@ -119,6 +115,8 @@ function tableBundle(rows: Table): MimeBundle {
 function cell(value: unknown): string {
   return typeof value === "number" ? number(value) : typeof value === "string" ? value : Deno.inspect(value);
 }
+
+const oneLine = (text: string): string => text.replaceAll("\n", " / ");
 
 const number = (v: number): string => Number.isInteger(v) ? String(v) : v.toPrecision(4);
 

@@ -91,6 +91,7 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
   // 1. device
   const budget = s.nibble_memory_budget_gb ? { budgetBytes: s.nibble_memory_budget_gb * 1e9 } : undefined;
   const device = await openGpu(budget);
+  device.pool.resetPeak(); // the peak of this run, not of an earlier one on the same device
   const { f16, subgroups, timestamps } = device.features;
   const can = Object.entries({ f16, subgroups, timestamps }).map(([k, v]) => `${k} ${v ? "yes" : "no"}`).join(
     ", ",

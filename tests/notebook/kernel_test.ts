@@ -1,0 +1,76 @@
+import assert from "node:assert/strict";
+import { display, jupyter, keepOutputs, stopRunning, stopSignal } from "../../lib/notebook/kernel.ts";
+
+Deno.test("outside Jupyter there is no kernel, and looking for it does not throw", () => {
+  assert.equal(jupyter(), undefined);
+  assert.equal(keepOutputs(undefined), false);
+  assert.equal(keepOutputs({}), false, "another Deno may not have the function");
+});
+
+Deno.test("a cell's result is followed by a wait that grows with what the cell printed", async () => {
+  const said: unknown[] = [];
+  const print = { log: (...a: unknown[]) => said.push(a) } as unknown as Console;
+  for (const name of ["info", "warn", "error", "debug"] as const) print[name] = () => {};
+  const order: string[] = [];
+  const internals = {
+    broadcastResult: (count: number, result: unknown) => {
+      order.push(`${count}:${result}`);
+      return Promise.resolve();
+    },
+  };
+  assert.equal(keepOutputs(internals, print), true);
+
+  // a timer that the hook must outlast, and one that it must not
+  const after = async (lines: number) => {
+    for (let i = 0; i < lines; i++) print.log("line", i);
+    let early = false;
+    setTimeout(() => early = true, 10);
+    await internals.broadcastResult(order.length, "r");
+    return early;
+  };
+  assert.equal(await after(0), true, "20 ms at least");
+  assert.deepEqual(order, ["0:r"]);
+  const waits: number[] = [];
+  const real = globalThis.setTimeout;
+  globalThis.setTimeout = ((run: () => void, ms: number) => {
+    waits.push(ms);
+    return real(run, 0);
+  }) as typeof setTimeout;
+  try {
+    for (const lines of [0, 100, 1e4, 0]) {
+      for (let i = 0; i < lines; i++) print.log("line");
+      await internals.broadcastResult(1, undefined);
+    }
+  } finally {
+    globalThis.setTimeout = real;
+  }
+  assert.deepEqual(waits, [20, 60, 1000, 20]);
+  assert.equal(said.length, 100 + 1e4, "what is printed still arrives");
+});
+
+Deno.test("Stop aborts the newest run only", () => {
+  stopRunning(); // nothing runs
+  const first = stopSignal(), second = stopSignal();
+  stopRunning();
+  assert.equal(first.aborted, false);
+  assert.equal(second.aborted, true);
+  assert.equal(stopSignal().aborted, false, "the next run starts afresh");
+});
+
+Deno.test("a display is waited for, a big one longer", async () => {
+  const shown: unknown[] = [], waits: number[] = [];
+  const kernel = { display: (...args: unknown[]) => (shown.push(args), Promise.resolve()) };
+  const real = globalThis.setTimeout;
+  globalThis.setTimeout = ((run: () => void, ms: number) => {
+    waits.push(Math.round(ms));
+    return real(run, 0);
+  }) as typeof setTimeout;
+  try {
+    await display(kernel, { "text/plain": "x" }, { display_id: "d", update: true });
+    await display(kernel, { "text/html": "x".repeat(2_600_000) });
+  } finally {
+    globalThis.setTimeout = real;
+  }
+  assert.deepEqual(shown[0], [{ "text/plain": "x" }, { raw: true, display_id: "d", update: true }]);
+  assert.deepEqual(waits, [25, 545]);
+});
