@@ -136,8 +136,7 @@ export function createRunner(device: GPUDevice, stream: CommandStream, debug: bo
       const offset = range.offset ?? 0;
       const size = Math.ceil((range.bytes ?? range.buffer.size - offset) / 4) * 4;
       if (
-        size > limits.maxStorageBufferBindingSize || offset + size > range.buffer.size ||
-        range.buffer.references <= 0
+        size > limits.maxStorageBufferBindingSize || offset + size > range.buffer.size
       ) {
         throw new NibbleError("gpu/bind", `Cannot bind '${b.name}': ${size} bytes at ${offset}`, {
           where: `${describe(kernel, options)}; buffer of ${range.buffer.size} bytes, ` +
