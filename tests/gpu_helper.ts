@@ -3,6 +3,7 @@
  * @module
  */
 import assert from "node:assert/strict";
+import { NibbleError } from "../lib/errors.ts";
 import { gpu, type GpuOptions, openGpu } from "../lib/gpu/mod.ts";
 import { differentiate } from "../lib/tensor/tape.ts";
 import { scope, type Tensor, tensor } from "../lib/tensor/tensor.ts";
@@ -116,4 +117,14 @@ export async function checkGradients(
     made.output.dispose();
     for (const g of made.gradients) if (!Array.isArray(g)) g.dispose();
   }
+}
+
+/** Asserts that `work` throws a NibbleError of that code whose message matches. */
+export function refused(work: () => unknown, code: string, pattern: RegExp): void {
+  assert.throws(work, (e: unknown) => {
+    assert.ok(e instanceof NibbleError, String(e));
+    assert.equal(e.code, code);
+    assert.match(e.message, pattern);
+    return true;
+  });
 }

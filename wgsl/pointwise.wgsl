@@ -34,7 +34,7 @@ fn b_index(i: u32) -> u32 {
   return i;
 }
 
-// y = OP(a, b): 0 add, 1 mul, 2 silu(a) * b, 3 gelu(a) * b, 4 a + alpha * b, 5 sub
+// y = OP(a, b): 0 add, 1 mul, 2 silu(a) * b, 3 gelu(a) * b, 4 sub
 @compute @workgroup_size(64)
 fn binary(@builtin(global_invocation_id) id: vec3<u32>) {
   let i = id.y * p.row + id.x;
@@ -45,7 +45,6 @@ fn binary(@builtin(global_invocation_id) id: vec3<u32>) {
     else if (OP == 1u) { y[i] = u * v; }
     else if (OP == 2u) { y[i] = u * sigmoid(u) * v; }
     else if (OP == 3u) { y[i] = gelu(u) * v; }
-    else if (OP == 4u) { y[i] = u + p.alpha * v; }
     else { y[i] = u - v; }
   }
 }

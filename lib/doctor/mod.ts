@@ -2,7 +2,7 @@
  * The doctor: what the machine's adapter can do, whether the kernels compute what they should there, and advice.
  * @module
  */
-import { environment, type Gpu, gpu, mib } from "../gpu/mod.ts";
+import { adapterKind, environment, type Gpu, gpu, mib } from "../gpu/mod.ts";
 import { scope } from "../tensor/tensor.ts";
 import { type Check, CHECKS, type Compared } from "./checks.ts";
 
@@ -125,13 +125,13 @@ export function adviceFor(device: Gpu, results: readonly CheckResult[]): string[
         "another backend (DENO_WEBGPU_BACKEND=vulkan, metal, dx12 or gl), and report this table.",
     );
   }
-  if (/llvmpipe|swiftshader/i.test(device.name)) {
+  if (adapterKind(device) !== "gpu") {
     advice.push(
       "This adapter is software: everything works, at the speed of the processor. Models up to some 150 M parameters " +
         "are practical; a GPU with a Vulkan, Metal or Direct3D 12 driver is far faster.",
     );
   }
-  if (/swiftshader/i.test(device.name)) {
+  if (adapterKind(device) === "swiftshader") {
     advice.push(
       "llvmpipe, from Mesa, is the faster one in software: apt-get install mesa-vulkan-drivers (as root).",
     );

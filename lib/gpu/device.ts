@@ -42,6 +42,14 @@ export interface GpuOptions {
   maxBinding?: number;
 }
 
+/** Adapters that choices of tilings tell apart. */
+export type AdapterKind = "llvmpipe" | "swiftshader" | "gpu";
+
+/** Whether an adapter is one of the two in software, whose lanes are a processor's vector, or a GPU. */
+export function adapterKind({ name }: Pick<Gpu, "name">): AdapterKind {
+  return /llvmpipe/i.test(name) ? "llvmpipe" : /swiftshader/i.test(name) ? "swiftshader" : "gpu";
+}
+
 let current: Gpu | undefined;
 
 /**

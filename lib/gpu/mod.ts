@@ -2,7 +2,16 @@
  * The GPU room: device, buffers, kernels, one command stream. It knows nothing of machine learning.
  * @module
  */
-export { environment, type Gpu, gpu, type GpuFeatures, type GpuOptions, openGpu } from "./device.ts";
+export {
+  type AdapterKind,
+  adapterKind,
+  environment,
+  type Gpu,
+  gpu,
+  type GpuFeatures,
+  type GpuOptions,
+  openGpu,
+} from "./device.ts";
 export { type Rehearsal, rehearse } from "./dry.ts";
 export { type BufferRange, defineKernel, type Kernel, type LaunchOptions } from "./kernel.ts";
 export { BUFFER_KINDS, type BufferKind, type GpuBuffer, type MemoryReport, mib } from "./pool.ts";

@@ -9,7 +9,6 @@ import { rmsNorm } from "../tensor/ops/rms_norm.ts";
 import { rope } from "../tensor/ops/rope.ts";
 import { checkpoint } from "../tensor/tape.ts";
 import { scope, type Tensor, tensor } from "../tensor/tensor.ts";
-import type { QuantizedTensor } from "../quant/mod.ts";
 import type { ModelConfig } from "./config.ts";
 import { applyLinear, type ForwardContext, type LinearLayer } from "./linear.ts";
 
@@ -175,6 +174,3 @@ export function applyHead(model: Model, hidden: Tensor): Tensor {
   };
   return applyLinear(head, hidden, { dropoutSeed: undefined });
 }
-
-/** The weight of every layer, for counting and saving. */
-export type Weight = Tensor | QuantizedTensor;

@@ -2,7 +2,7 @@
  * Grids and row ranges: the one place that cuts work into what one dispatch and one binding may cover.
  * @module
  */
-import { gpu } from "../gpu/mod.ts";
+import { adapterKind, gpu } from "../gpu/mod.ts";
 
 /** Workgroups in x and y for `count` workgroups, and the invocations of one grid row. */
 export interface Grid {
@@ -39,5 +39,5 @@ export function* rowRanges(rows: number, rowBytes: readonly number[]): Generator
  * and which pay dearly for barriers between vectors.
  */
 export function rowLanes(): number {
-  return /llvmpipe|swiftshader/i.test(gpu().name) ? 8 : 64;
+  return adapterKind(gpu()) === "gpu" ? 64 : 8;
 }

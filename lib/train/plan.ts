@@ -19,6 +19,11 @@ export interface MemoryPlan extends Rehearsal {
   budget: number;
 }
 
+/** Bytes that the recipe allows; Infinity without `nibble_memory_budget_gb`. */
+export function memoryBudget(s: TrainSettings): number {
+  return s.nibble_memory_budget_gb ? s.nibble_memory_budget_gb * 1e9 : Infinity;
+}
+
 /** What the plan is made from. */
 export interface PlanInputs {
   files: Pick<ModelFiles, "config" | "source" | "path">;
@@ -34,7 +39,7 @@ export interface PlanInputs {
  * @throws NibbleError `gpu/budget` or `gpu/buffer-limit` when the run cannot fit, before a weight is read
  */
 export async function planMemory(s: TrainSettings, inputs: PlanInputs): Promise<MemoryPlan> {
-  const budget = s.nibble_memory_budget_gb ? s.nibble_memory_budget_gb * 1e9 : Infinity;
+  const budget = memoryBudget(s);
   const rehearsal = await rehearse(gpu(), budget, () => {
     const run = setUpModel(s, inputs.files as ModelFiles, inputs.maxPositions, { rehearsal: true });
     for (const batch of largest(inputs.evals)) {

@@ -1,12 +1,10 @@
 /**
- * What training does before it loads a weight: files, data, order of batches, memory plan.
+ * The memory plan of a recipe, for `deno task plan`.
  * @module
  */
-import { NibbleError } from "../errors.ts";
-import { BUFFER_KINDS, type BufferKind, gpu, mib, openGpu } from "../gpu/mod.ts";
-import { openBase } from "./model_setup.ts";
-import { type MemoryPlan, planMemory } from "./plan.ts";
-import { evalBatches, evaluates, loadRows, prepareRows, trainingOrder } from "./prepare.ts";
+import { BUFFER_KINDS, type BufferKind, gpu, mib } from "../gpu/mod.ts";
+import type { MemoryPlan } from "./plan.ts";
+import { openRunDevice, prepareRun } from "./prepare_run.ts";
 import type { TrainSettings } from "./settings.ts";
 
 /** Options of {@link planRecipe}. */
@@ -33,38 +31,13 @@ export interface RecipePlan extends MemoryPlan {
  *   when the run cannot fit
  */
 export async function planRecipe(s: TrainSettings, options: PlanRecipeOptions = {}): Promise<RecipePlan> {
-  await openGpu(s.nibble_memory_budget_gb ? { budgetBytes: s.nibble_memory_budget_gb * 1e9 } : undefined);
-  const { files, tokenizer } = await openBase(s, options);
-  try {
-    const rows = await loadRows(s, options);
-    const train = prepareRows(rows.train, tokenizer, s, "train");
-    options.onNote?.(`train: ${train.report}`);
-    const test = rows.test && evaluates(s) ? prepareRows(rows.test, tokenizer, s, "eval") : undefined;
-    if (test) options.onNote?.(`eval: ${test.report}`);
-    const padId = tokenizer.padId ?? 0;
-    const order = trainingOrder(train.packed, s, padId);
-    const evals = test ? evalBatches(test.packed, s, padId) : [];
-    const longest = train.packed.reduce((n, p) => Math.max(n, p.ids.length), 0);
-    const positions = evals.reduce((n, b) => Math.max(n, b.time), Math.max(longest, s.max_length ?? 0));
-    const maxPositions = positions + s.nibble_sample_max_new_tokens + 64;
-    const plan = await planMemory(s, { files, order, evals, maxPositions });
-    checkHost(plan);
-    return { ...plan, sequences: train.packed.length, maxSteps: order.maxSteps, longest };
-  } finally {
-    files.source.close();
-  }
-}
-
-/** On a software adapter device memory is the machine's own, whose size is known. */
-function checkHost({ memory }: MemoryPlan): void {
-  if (!/llvmpipe|swiftshader/i.test(gpu().name)) return;
-  const { total } = Deno.systemMemoryInfo();
-  if (memory.peakBytes <= total) return;
-  throw new NibbleError("gpu/host-memory", `The run needs ${mib(memory.peakBytes)} of memory`, {
-    where: `this machine has ${mib(total)}, and ${gpu().name} keeps device memory in it`,
-    remedy:
-      "Lower per_device_train_batch_size or max_length, turn on gradient_checkpointing or load_in_4bit.",
+  await openRunDevice(s);
+  const { files, train, order, longest, plan } = await prepareRun(s, {
+    ...options,
+    onData: (side, report) => options.onNote?.(`${side}: ${report}`),
   });
+  files.source.close();
+  return { ...plan, sequences: train.packed.length, maxSteps: order.maxSteps, longest };
 }
 
 const MEANING: Record<BufferKind, string> = {

@@ -5,7 +5,7 @@
 import { basename, dirname, join } from "@std/path";
 import { NibbleError } from "../errors.ts";
 import { writeWhole } from "../formats/mod.ts";
-import { gpu, type MemoryReport, openGpu } from "../gpu/mod.ts";
+import { gpu, type MemoryReport } from "../gpu/mod.ts";
 import { saveAdapter } from "../lora/peft.ts";
 import { writeModel } from "../lora/merge.ts";
 import { generate } from "../model/generate.ts";
@@ -18,9 +18,10 @@ import { checkpointName, newestCheckpoint, rotateCheckpoints, writeFolder } from
 import { type EvalLog, evaluate, type LoopState, runLoop, type TrainLog } from "./loop.ts";
 import { lossCurveSvg, lossCurveText } from "./loss_curve.ts";
 import { modelCard } from "./model_card.ts";
-import { openBase, setUpModel, type TrainableModel } from "./model_setup.ts";
-import { formatPlan, type MemoryPlan, planMemory } from "./plan.ts";
-import { evalBatches, evaluates, loadRows, prepareRows, trainingOrder } from "./prepare.ts";
+import { setUpModel, type TrainableModel } from "./model_setup.ts";
+import { formatPlan, type MemoryPlan } from "./plan.ts";
+import type { evalBatches, trainingOrder } from "./prepare.ts";
+import { openRunDevice, prepareRun } from "./prepare_run.ts";
 import { createReporter, etaOf, openJsonLog, type Reporter } from "./progress.ts";
 import type { TrainSettings } from "./settings.ts";
 import {
@@ -89,38 +90,31 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
   }
 
   // 1. device
-  const budget = s.nibble_memory_budget_gb ? { budgetBytes: s.nibble_memory_budget_gb * 1e9 } : undefined;
-  const device = await openGpu(budget);
-  device.pool.resetPeak(); // the peak of this run, not of an earlier one on the same device
+  const device = await openRunDevice(s);
   const { f16, subgroups, timestamps } = device.features;
   const can = Object.entries({ f16, subgroups, timestamps }).map(([k, v]) => `${k} ${v ? "yes" : "no"}`).join(
     ", ",
   );
   note(`adapter     ${device.name} (${can}; bindings up to ${mb(device.maxBinding)})`);
 
-  // 2. model files and data
-  const { files, tokenizer, hash } = await openBase(s, {
+  // 2. model files, data and plan, before a weight is read
+  const run = await prepareRun(s, {
     base: options.base,
     onNote: note,
     onProgress: (file, done, total) => {
       if (done === total) note(`fetched     ${file} (${mb(total)})`);
     },
+    onData: (side, report) => note(indent(side, report)),
   });
-  const rows = await loadRows(s, { base: options.base, onNote: note });
-  const trainSide = prepareRows(rows.train, tokenizer, s, "train");
-  note(indent("train", trainSide.report));
-  const evalSide = rows.test && evaluates(s) ? prepareRows(rows.test, tokenizer, s, "eval") : undefined;
-  if (evalSide) note(indent("eval", evalSide.report));
-  const padId = tokenizer.padId ?? 0;
-  const order = trainingOrder(trainSide.packed, s, padId);
-  const evals = evalSide ? evalBatches(evalSide.packed, s, padId) : [];
-  const longest = Math.max(...trainSide.packed.map((p) => p.ids.length), ...evals.map((b) => b.time));
+  note(formatPlan(run.plan));
 
-  // 3. plan, before anything is loaded, and the model on the device
-  const maxPositions = Math.max(longest, s.max_length ?? 0) + s.nibble_sample_max_new_tokens + 64;
-  const plan = await planMemory(s, { files, order, evals, maxPositions });
-  note(formatPlan(plan));
-  const setUp = setUpModel(s, files, maxPositions);
+  // 3. model on the device
+  let setUp: TrainableModel;
+  try {
+    setUp = setUpModel(s, run.files, run.maxPositions);
+  } finally {
+    run.files.source.close();
+  }
   const { model, adapter, pages, optimizer } = setUp;
   try {
     note(`model       ${describeLoad(model)}`);
@@ -129,12 +123,10 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
         `(${(100 * pages.count / (model.summary.parameters + (adapter ? pages.count : 0))).toFixed(2)} %)`,
     );
     return await trainModel(s, options, {
-      ...{ reporter, setUp, tokenizer, hash, order, evals, chat: trainSide.chat },
-      trainRows: trainSide.packed.length,
-      plan,
+      ...{ reporter, setUp, tokenizer: run.tokenizer, hash: run.hash, order: run.order, evals: run.evals },
+      ...{ chat: run.train.chat, trainRows: run.train.packed.length, plan: run.plan },
     });
   } finally {
-    files.source.close();
     optimizer.dispose();
     model.dispose();
     pages.dispose();

@@ -1,6 +1,5 @@
 import assert from "node:assert/strict";
 import { join } from "@std/path";
-import { NibbleError } from "../../lib/errors.ts";
 import { openModel, readAdapter } from "../../lib/formats/mod.ts";
 import {
   type Adapter,
@@ -15,7 +14,7 @@ import { buildModel } from "../../lib/model/load.ts";
 import { forward, logits, type Model, modelInput } from "../../lib/model/model.ts";
 import { createParameterPages, type ParameterPages } from "../../lib/optim/mod.ts";
 import { scope } from "../../lib/tensor/tensor.ts";
-import { assertClose, EPS, gpuTest, randoms } from "../gpu_helper.ts";
+import { assertClose, EPS, gpuTest, randoms, refused } from "../gpu_helper.ts";
 import { memorySource, tinyConfig, tinyWeights, warmDevice } from "../model/tiny.ts";
 
 await warmDevice();
@@ -59,15 +58,6 @@ function stir(pages: ParameterPages): void {
 }
 
 const folderFor = () => Deno.makeTempDirSync({ prefix: "nibble-lora-" });
-
-function refused(work: () => unknown, code: string, pattern: RegExp): void {
-  assert.throws(work, (e: unknown) => {
-    assert.ok(e instanceof NibbleError, String(e));
-    assert.equal(e.code, code);
-    assert.match(e.message, pattern);
-    return true;
-  });
-}
 
 gpuTest("target_modules by PEFT's rules", () => {
   const model = tiny();

@@ -1,26 +1,16 @@
 import assert from "node:assert/strict";
-import { NibbleError } from "../../lib/errors.ts";
 import { gpu } from "../../lib/gpu/mod.ts";
 import { readConfig } from "../../lib/model/config.ts";
 import { buildModel, describeLoad } from "../../lib/model/load.ts";
 import { randomSource } from "../../lib/model/random_source.ts";
 import { dequantize, dequantizeOracle, QuantizedTensor, quantizeOracle } from "../../lib/quant/mod.ts";
 import type { Tensor } from "../../lib/tensor/tensor.ts";
-import { assertClose, EPS, gpuTest } from "../gpu_helper.ts";
+import { assertClose, EPS, gpuTest, refused } from "../gpu_helper.ts";
 import { memorySource, tinyConfig, tinyWeights, warmDevice } from "./tiny.ts";
 
 await warmDevice();
 
 const NF4 = { quantType: "nf4", blocksize: 64, doubleQuant: true } as const;
-
-function refused(work: () => unknown, code: string, pattern: RegExp): void {
-  assert.throws(work, (e: unknown) => {
-    assert.ok(e instanceof NibbleError, String(e));
-    assert.equal(e.code, code);
-    assert.match(e.message, pattern);
-    return true;
-  });
-}
 
 gpuTest("a damaged or foreign model is refused by tensor name, and leaves no buffer behind", () => {
   const raw = tinyConfig();

@@ -1,8 +1,7 @@
 import assert from "node:assert/strict";
-import { openGpu } from "../../lib/gpu/mod.ts";
+import { adapterKind, gpu, openGpu } from "../../lib/gpu/mod.ts";
 import { NibbleError } from "../../lib/errors.ts";
 import {
-  adapterKind,
   attention,
   attentionDecode,
   type AttentionHeads,
@@ -126,7 +125,7 @@ async function compareBoth(c: Case, seed: number): Promise<void> {
   await compare(c, seed, "own");
   await openGpu();
   // SwiftShader compiles the GPU's unrolled steps for minutes
-  if (adapterKind() !== "swiftshader") await compare(c, seed, "gpu");
+  if (adapterKind(gpu()) !== "swiftshader") await compare(c, seed, "gpu");
 }
 
 async function compare(c: Case, seed: number, mapping: "own" | "gpu" = "own"): Promise<void> {
@@ -153,7 +152,7 @@ async function compare(c: Case, seed: number, mapping: "own" | "gpu" = "own"): P
         k,
         v,
         segments,
-        tiling: attentionTiling(headDim, mapping === "own" ? adapterKind() : mapping),
+        tiling: attentionTiling(headDim, mapping === "own" ? adapterKind(gpu()) : mapping),
       }),
     dy,
     [q, k, v],

@@ -3,7 +3,7 @@
  * @module
  */
 import { NibbleError } from "../../errors.ts";
-import { type BufferRange, defineKernel, gpu } from "../../gpu/mod.ts";
+import { type AdapterKind, adapterKind, type BufferRange, defineKernel, gpu } from "../../gpu/mod.ts";
 import source from "../../../wgsl/attention.wgsl" with { type: "text" };
 import decodeSource from "../../../wgsl/attention_decode.wgsl" with { type: "text" };
 import { record, recording } from "../tape.ts";
@@ -67,12 +67,6 @@ export interface AttentionTiling {
   STEP: number;
 }
 
-/** The kind of the open adapter, as far as tilings differ. */
-export function adapterKind(): "llvmpipe" | "swiftshader" | "gpu" {
-  if (/llvmpipe/i.test(gpu().name)) return "llvmpipe";
-  return /swiftshader/i.test(gpu().name) ? "swiftshader" : "gpu";
-}
-
 /**
  * The default mapping. For GPUs (not measured): one row an invocation, so that all lanes load one address. On llvmpipe
  * the loads seem to set the time (forward, dQ and dK/dV took the same), so each serves many rows. 9 heads of 64, T = 128,
@@ -81,7 +75,7 @@ export function adapterKind(): "llvmpipe" | "swiftshader" | "gpu" {
  */
 export function attentionTiling(
   headDim: number,
-  adapter: "llvmpipe" | "swiftshader" | "gpu",
+  adapter: AdapterKind,
   backwardKv = false,
 ): AttentionTiling {
   // SwiftShader compiles tiles of many rows for minutes, and this one in a tenth of a second
@@ -146,7 +140,9 @@ function launch(entry: string, problem: Problem, operands: Partial<Record<Operan
       },
     );
   }
-  const tiling = { ...(problem.tiling ?? attentionTiling(headDim, adapterKind(), entry === "backward_kv")) };
+  const tiling = {
+    ...(problem.tiling ?? attentionTiling(headDim, adapterKind(gpu()), entry === "backward_kv")),
+  };
   if (entry === "backward_delta") Object.assign(tiling, { ROWS: 1, STEP: 1 });
   for (let from = 0; from < batch; from += fit) {
     const to = Math.min(batch, from + fit);

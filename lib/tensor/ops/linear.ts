@@ -3,7 +3,7 @@
  * @module
  */
 import { record } from "../tape.ts";
-import { empty, shapeError, type Tensor, zeros } from "../tensor.ts";
+import { empty, shapeError, type Tensor } from "../tensor.ts";
 import { matmulInto } from "./matmul_kernel.ts";
 
 /** Operand layouts: `nt` is x·wᵀ, `nn` x·w, `tn` xᵀ·w. */
@@ -52,9 +52,4 @@ export function matmul(x: Tensor, w: Tensor, layout: Layout = "nn"): Tensor {
     }
     return [needX ? product("nt", w, dy) : undefined, needW ? product("nn", x, dy) : undefined];
   });
-}
-
-/** Zeros where a gradient is missing, so that callers can add to it. */
-export function gradientOf(t: Tensor): Tensor {
-  return t.grad ?? zeros(t.shape);
 }

@@ -6,11 +6,11 @@ import { defineKernel, gpu } from "../../gpu/mod.ts";
 import source from "../../../wgsl/pointwise.wgsl" with { type: "text" };
 import { grid1d, rowRanges } from "../grid.ts";
 import { record } from "../tape.ts";
-import { empty, shapeError, type Tensor, zeros } from "../tensor.ts";
+import { empty, shapeError, type Tensor } from "../tensor.ts";
 import { sumTo } from "./reduce.ts";
 
 const kernel = defineKernel("pointwise", source);
-const BINARY = { add: 0, mul: 1, silu: 2, gelu: 3, addScaled: 4, sub: 5 } as const;
+const BINARY = { add: 0, mul: 1, silu: 2, gelu: 3, sub: 4 } as const;
 const UNARY = { scale: 0, silu: 1, gelu: 2, exp: 3, log: 4, square: 5, relu: 6, addScalar: 7 } as const;
 
 /** How the second operand's index follows from the first's. */
@@ -76,9 +76,9 @@ function run(
   }
 }
 
-function binary(op: keyof typeof BINARY, a: Tensor, b: Tensor, alpha = 1): Tensor {
+function binary(op: keyof typeof BINARY, a: Tensor, b: Tensor): Tensor {
   const y = empty(a.shape);
-  run("binary", BINARY[op], { a, b, y }, alpha, broadcastOf(op, a, b));
+  run("binary", BINARY[op], { a, b, y }, 1, broadcastOf(op, a, b));
   return y;
 }
 
@@ -160,6 +160,3 @@ export function copy(a: Tensor): Tensor {
 export function reshape(a: Tensor, shape: readonly number[]): Tensor {
   return record("reshape", a.view(shape), [a], (dy) => [dy.view(a.shape)]);
 }
-
-/** Zeros of the shape of `a`. */
-export const zerosLike = (a: Tensor): Tensor => zeros(a.shape, a.dtype);

@@ -1,0 +1,87 @@
+/**
+ * What comes before a weight is loaded: device, files, data, the order of batches, the memory plan. Training and
+ * `deno task plan` both go through here, so they refuse the same things.
+ * @module
+ */
+import type { Batch } from "../data/mod.ts";
+import { NibbleError } from "../errors.ts";
+import { adapterKind, type Gpu, gpu, mib, openGpu } from "../gpu/mod.ts";
+import { type BaseFiles, openBase, type OpenBaseOptions } from "./model_setup.ts";
+import { memoryBudget, type MemoryPlan, planMemory } from "./plan.ts";
+import {
+  evalBatches,
+  evaluates,
+  loadRows,
+  type Order,
+  type Prepared,
+  prepareRows,
+  trainingOrder,
+} from "./prepare.ts";
+import type { TrainSettings } from "./settings.ts";
+
+/** Options of {@link prepareRun}. */
+export interface PrepareRunOptions extends OpenBaseOptions {
+  /** Called with what became of each side's rows. */
+  onData?: ((side: "train" | "eval", report: string) => void) | undefined;
+}
+
+/** A run that can begin. Its owner closes `files.source`. */
+export interface PreparedRun extends BaseFiles {
+  train: Prepared;
+  order: Order;
+  evals: Batch[];
+  /** Tokens of the longest training sequence. */
+  longest: number;
+  /** Positions that the model is loaded for: sequences and samples. */
+  maxPositions: number;
+  plan: MemoryPlan;
+}
+
+/** Opens the device within the recipe's budget, with a peak of its own. */
+export async function openRunDevice(s: TrainSettings): Promise<Gpu> {
+  const budgetBytes = memoryBudget(s);
+  const device = await openGpu(Number.isFinite(budgetBytes) ? { budgetBytes } : undefined);
+  device.pool.resetPeak(); // of this run, not of an earlier one on the same device
+  return device;
+}
+
+/**
+ * Reads files and data and plans the run; no weight is read.
+ *
+ * @throws NibbleError for what is wrong with files or data; `gpu/budget`, `gpu/buffer-limit` or `gpu/host-memory`
+ *   when the run cannot fit. The model's file is closed then.
+ */
+export async function prepareRun(s: TrainSettings, options: PrepareRunOptions = {}): Promise<PreparedRun> {
+  const base = await openBase(s, options);
+  try {
+    const rows = await loadRows(s, options);
+    const train = prepareRows(rows.train, base.tokenizer, s, "train");
+    options.onData?.("train", train.report);
+    const test = rows.test && evaluates(s) ? prepareRows(rows.test, base.tokenizer, s, "eval") : undefined;
+    if (test) options.onData?.("eval", test.report);
+    const padId = base.tokenizer.padId ?? 0;
+    const order = trainingOrder(train.packed, s, padId);
+    const evals = test ? evalBatches(test.packed, s, padId) : [];
+    const longest = train.packed.reduce((n, p) => Math.max(n, p.ids.length), 0);
+    const positions = evals.reduce((n, b) => Math.max(n, b.time), Math.max(longest, s.max_length ?? 0));
+    const maxPositions = positions + s.nibble_sample_max_new_tokens + 64;
+    const plan = await planMemory(s, { files: base.files, order, evals, maxPositions });
+    checkHost(plan);
+    return { ...base, train, order, evals, longest, maxPositions, plan };
+  } catch (error) {
+    base.files.source.close();
+    throw error;
+  }
+}
+
+/** On a software adapter device memory is the machine's own, whose size is known. */
+function checkHost({ memory }: MemoryPlan): void {
+  if (adapterKind(gpu()) === "gpu") return;
+  const { total } = Deno.systemMemoryInfo();
+  if (memory.peakBytes <= total) return;
+  throw new NibbleError("gpu/host-memory", `The run needs ${mib(memory.peakBytes)} of memory`, {
+    where: `this machine has ${mib(total)}, and ${gpu().name} keeps device memory in it`,
+    remedy:
+      "Lower per_device_train_batch_size or max_length, turn on gradient_checkpointing or load_in_4bit.",
+  });
+}
