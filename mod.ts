@@ -35,7 +35,8 @@ export { NibbleError, type NibbleErrorOptions } from "./lib/errors.ts";
 // a whole run
 export { planMemory, type RecipeLike, train } from "./lib/api.ts";
 export { readRecipe, type Recipe } from "./lib/recipe/mod.ts";
-export type { Sample, TrainOptions, TrainResult } from "./lib/train/run.ts";
+export type { Sample } from "./lib/train/output.ts";
+export type { TrainOptions, TrainResult } from "./lib/train/run.ts";
 export type { EvalLog, TrainLog } from "./lib/train/loop.ts";
 export type { PlanRecipeOptions, RecipePlan } from "./lib/train/plan_recipe.ts";
 export type { TrainSettings } from "./lib/train/settings.ts";

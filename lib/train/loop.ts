@@ -77,8 +77,8 @@ export interface LoopOptions {
   onLog: (log: TrainLog) => void;
   onEval: (log: EvalLog) => void | Promise<void>;
   onSave: (state: LoopState, log: EvalLog | undefined) => Promise<void>;
-  /** Called after the first step, when every adapter must have moved. */
-  afterFirstStep?: () => Promise<void>;
+  /** Called after the first step whose learning rate is not 0, when every adapter must have moved. */
+  afterMove?: () => Promise<void>;
 }
 
 /** Steps whose gradient was not finite before the run gives up. */
@@ -95,7 +95,7 @@ export async function runLoop(o: LoopOptions): Promise<{ state: LoopState; stopp
   sums.write(Float32Array.of(state.pending.loss, state.pending.correct));
   let since = performance.now(), sinceTokens = 0;
   let fenceEvery = 1, sinceFence = 0, fencedAt = since;
-  let stopped = false;
+  let stopped = false, moved = false;
   let lastEval: EvalLog | undefined;
   try {
     while (state.step < o.maxSteps) {
@@ -118,7 +118,10 @@ export async function runLoop(o: LoopOptions): Promise<{ state: LoopState; stopp
       const tokens = window.reduce((n, b) => n + b.realTokens, 0);
       state.numTokens += tokens;
       sinceTokens += tokens;
-      if (state.step === 1 && o.afterFirstStep) await o.afterFirstStep();
+      if (lr > 0 && !moved) {
+        moved = true;
+        await o.afterMove?.();
+      }
 
       if (o.logAt(state.step) || state.step === o.maxSteps) {
         const { loss, correct, norm, skipped } = await readMetrics(o.optimizer, sums);

@@ -132,7 +132,7 @@ export function setUpModel(
   s: TrainSettings,
   files: ModelFiles,
   maxPositions: number,
-  extra: Pick<BuildOptions, "onProgress" | "rehearsal"> = {},
+  extra: Extra = {},
 ): TrainableModel {
   if (s.use_dora) {
     throw new NibbleError("train/unsupported", "use_dora is not supported yet", {
@@ -153,53 +153,68 @@ export function setUpModel(
       },
     );
   }
-  const common = { path: files.path, maxPositions, ...extra };
-  let model: Model, adapter: Adapter | undefined, pages: ParameterPages;
-  if (s.use_peft) {
-    model = buildModel(files.config, files.source, {
-      ...common,
-      quantization: s.load_in_4bit
-        ? {
-          quantType: s.bnb_4bit_quant_type,
-          blocksize: s.bnb_4bit_blocksize,
-          doubleQuant: s.use_bnb_nested_quant,
-        }
-        : undefined,
-    });
-    const config = loraConfig(s);
-    pages = createParameterPages(adapterShapes(model, config).map((p) => ({ ...p, decay: true })), "adapter");
-    adapter = addAdapter(model, config, pages.tensors, s.seed);
-  } else {
-    const shapes = parameterShapes(readConfig(files.config, files.path));
-    pages = createParameterPages(
-      shapes.map(({ name, shape }) => ({ name, shape, decay: decays(name) })),
-      "base",
-    );
-    model = buildModel(files.config, files.source, {
-      ...common,
-      allocate: (name) => pages.tensors.get(name)!,
-    });
+  const made: { dispose(): void }[] = []; // given back in reverse when a later stage throws
+  const note = <T extends { dispose(): void }>(thing: T): T => (made.push(thing), thing);
+  try {
+    const { model, adapter, pages } = s.use_peft
+      ? withAdapter(s, files, maxPositions, extra, note)
+      : allTrainable(files, maxPositions, extra, note);
+    if (pages.tensors.size === 0) {
+      throw new NibbleError("train/nothing-trains", "No parameter would be trained");
+    }
+    const optimizer = note(createOptimizer(pages, {
+      optim: s.optim,
+      adam_beta1: s.adam_beta1,
+      adam_beta2: s.adam_beta2,
+      adam_epsilon: s.adam_epsilon,
+      weight_decay: s.weight_decay,
+      max_grad_norm: s.max_grad_norm ?? 0,
+    }));
+    return { model, adapter, pages, optimizer, dispose: () => made.reverse().forEach((m) => m.dispose()) };
+  } catch (error) {
+    made.reverse().forEach((m) => m.dispose());
+    throw error;
   }
-  const optimizer = createOptimizer(pages, {
-    optim: s.optim,
-    adam_beta1: s.adam_beta1,
-    adam_beta2: s.adam_beta2,
-    adam_epsilon: s.adam_epsilon,
-    weight_decay: s.weight_decay,
-    max_grad_norm: s.max_grad_norm ?? 0,
-  });
-  if (pages.tensors.size === 0) {
-    throw new NibbleError("train/nothing-trains", "No parameter would be trained");
-  }
-  return {
-    model,
-    adapter,
-    pages,
-    optimizer,
-    dispose() {
-      optimizer.dispose();
-      model.dispose();
-      if (adapter) pages.dispose();
-    },
-  };
+}
+
+type Extra = Pick<BuildOptions, "onProgress" | "rehearsal">;
+type Note = <T extends { dispose(): void }>(thing: T) => T;
+type Trainable = Pick<TrainableModel, "model" | "adapter" | "pages">;
+
+/** LoRA and QLoRA: the base is frozen. */
+function withAdapter(
+  s: TrainSettings,
+  files: ModelFiles,
+  maxPositions: number,
+  extra: Extra,
+  note: Note,
+): Trainable {
+  const quantization = s.load_in_4bit
+    ? {
+      quantType: s.bnb_4bit_quant_type,
+      blocksize: s.bnb_4bit_blocksize,
+      doubleQuant: s.use_bnb_nested_quant,
+    }
+    : undefined;
+  const model = note(
+    buildModel(files.config, files.source, { path: files.path, maxPositions, ...extra, quantization }),
+  );
+  const config = loraConfig(s);
+  const shapes = adapterShapes(model, config).map((p) => ({ ...p, decay: true }));
+  const pages = note(createParameterPages(shapes, "adapter"));
+  return { model, pages, adapter: addAdapter(model, config, pages.tensors, s.seed) };
+}
+
+/** Full fine-tuning: the model's weights are the pages. */
+function allTrainable(files: ModelFiles, maxPositions: number, extra: Extra, note: Note): Trainable {
+  const shapes = parameterShapes(readConfig(files.config, files.path));
+  const pages = note(createParameterPages(
+    shapes.map(({ name, shape }) => ({ name, shape, decay: decays(name) })),
+    "base",
+  ));
+  const model = note(buildModel(files.config, files.source, {
+    ...{ path: files.path, maxPositions, ...extra },
+    allocate: (name) => pages.tensors.get(name)!,
+  }));
+  return { model, pages, adapter: undefined };
 }

@@ -2,25 +2,27 @@
  * A whole run, stage by stage: device, model, data, plan, evaluation, loop, evaluation, output.
  * @module
  */
-import { basename, dirname, join } from "@std/path";
+import { basename, join } from "@std/path";
 import { NibbleError } from "../errors.ts";
-import { writeWhole } from "../formats/mod.ts";
-import { gpu, type MemoryReport } from "../gpu/mod.ts";
-import { saveAdapter } from "../lora/peft.ts";
-import { writeModel } from "../lora/merge.ts";
-import { generate } from "../model/generate.ts";
+import { gpu, type MemoryReport, mib } from "../gpu/mod.ts";
 import { describeLoad } from "../model/load.ts";
-import type { Model } from "../model/model.ts";
 import { learningRate, METRICS, warmupSteps } from "../optim/mod.ts";
-import { encodeChatPrompt, type Tokenizer } from "../text/mod.ts";
 import { loadState, saveState } from "./checkpoint.ts";
-import { checkpointName, newestCheckpoint, rotateCheckpoints, writeFolder } from "./checkpoint_folder.ts";
+import { checkpointName, rotateCheckpoints, writeFolder } from "./checkpoint_folder.ts";
 import { type EvalLog, evaluate, type LoopState, runLoop, type TrainLog } from "./loop.ts";
 import { lossCurveSvg, lossCurveText } from "./loss_curve.ts";
-import { modelCard } from "./model_card.ts";
 import { setUpModel, type TrainableModel } from "./model_setup.ts";
-import { formatPlan, type MemoryPlan } from "./plan.ts";
-import type { evalBatches, trainingOrder } from "./prepare.ts";
+import {
+  card,
+  complete,
+  evalMetrics,
+  memoryLine,
+  type RunParts,
+  type Sample,
+  writeText,
+  writeWeights,
+} from "./output.ts";
+import { formatPlan } from "./plan.ts";
 import { openRunDevice, prepareRun } from "./prepare_run.ts";
 import { createReporter, etaOf, openJsonLog, type Reporter } from "./progress.ts";
 import type { TrainSettings } from "./settings.ts";
@@ -35,9 +37,7 @@ import {
   writeTrainerState,
 } from "./state.ts";
 import { openEventFile, tagOf } from "./tensorboard.ts";
-
-/** Version written into cards. */
-export const VERSION = "0.1.0";
+import { every, resumeFolder } from "./when.ts";
 
 /** Options of {@link train}. */
 export interface TrainOptions {
@@ -51,13 +51,6 @@ export interface TrainOptions {
   reporter?: Reporter;
   /** Called with each training log and evaluation, for live charts. */
   onLog?: (log: TrainLog | EvalLog) => void;
-}
-
-/** A prompt and what the model says to it before and after. */
-export interface Sample {
-  prompt: string;
-  before: string;
-  after: string;
 }
 
 /** What {@link train} returns. */
@@ -95,14 +88,14 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
   const can = Object.entries({ f16, subgroups, timestamps }).map(([k, v]) => `${k} ${v ? "yes" : "no"}`).join(
     ", ",
   );
-  note(`adapter     ${device.name} (${can}; bindings up to ${mb(device.maxBinding)})`);
+  note(`adapter     ${device.name} (${can}; bindings up to ${mib(device.maxBinding)})`);
 
   // 2. model files, data and plan, before a weight is read
   const run = await prepareRun(s, {
     base: options.base,
     onNote: note,
     onProgress: (file, done, total) => {
-      if (done === total) note(`fetched     ${file} (${mb(total)})`);
+      if (done === total) note(`fetched     ${file} (${mib(total)})`);
     },
     onData: (side, report) => note(indent(side, report)),
   });
@@ -115,7 +108,7 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
   } finally {
     run.files.source.close();
   }
-  const { model, adapter, pages, optimizer } = setUp;
+  const { model, adapter, pages } = setUp;
   try {
     note(`model       ${describeLoad(model)}`);
     note(
@@ -127,26 +120,12 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
       ...{ chat: run.train.chat, trainRows: run.train.packed.length, plan: run.plan },
     });
   } finally {
-    optimizer.dispose();
-    model.dispose();
-    pages.dispose();
+    setUp.dispose();
     gpu().pool.trim();
   }
 }
 
-interface Prepared {
-  reporter: Reporter;
-  setUp: TrainableModel;
-  tokenizer: Tokenizer;
-  hash: string;
-  order: ReturnType<typeof trainingOrder>;
-  evals: ReturnType<typeof evalBatches>;
-  chat: boolean;
-  trainRows: number;
-  plan: MemoryPlan;
-}
-
-async function trainModel(s: TrainSettings, options: TrainOptions, p: Prepared): Promise<TrainResult> {
+async function trainModel(s: TrainSettings, options: TrainOptions, p: RunParts): Promise<TrainResult> {
   const { reporter, setUp: { model, adapter, pages, optimizer }, order } = p;
   const note = (text: string) => reporter.note(text);
   const { maxSteps } = order;
@@ -276,7 +255,7 @@ async function trainModel(s: TrainSettings, options: TrainOptions, p: Prepared):
         rotateCheckpoints(s.output_dir, s.save_total_limit, trainer.best_model_checkpoint);
         note(`saved       ${folder}`);
       },
-      afterFirstStep: async () => {
+      afterMove: async () => {
         if (adapter) await checkMoved(p);
       },
     });
@@ -334,7 +313,7 @@ async function trainModel(s: TrainSettings, options: TrainOptions, p: Prepared):
       );
     }
     note(lossCurveText(curve));
-    note(`${memoryLine(memory)}; planned ${mb(p.plan.memory.peakBytes)}`);
+    note(`${memoryLine(memory)}; planned ${mib(p.plan.memory.peakBytes)}`);
     note(
       `wrote       ${s.output_dir} (${seconds.toFixed(1)} s of training, ${
         (seconds / Math.max(1, end.step - first)).toFixed(2)
@@ -359,65 +338,8 @@ async function trainModel(s: TrainSettings, options: TrainOptions, p: Prepared):
   }
 }
 
-/** When to log, evaluate and save; a number of steps below 1 is a share of the run. */
-function every(s: TrainSettings, maxSteps: number, stepsPerEpoch: number) {
-  const steps = (n: number) => n < 1 ? Math.ceil(maxSteps * n) : Math.round(n);
-  const when = (strategy: string, n: number) => (step: number) =>
-    strategy === "steps" ? step % steps(n) === 0 : strategy === "epoch" ? step % stepsPerEpoch === 0 : false;
-  const log = when(s.logging_strategy, s.logging_steps);
-  const evalWhen = when(s.eval_strategy, s.eval_steps ?? s.logging_steps);
-  return {
-    logAt: (step: number) => log(step) || (s.logging_first_step && step === 1),
-    // the last step is followed by the final evaluation
-    evalAt: (step: number) => step < maxSteps && evalWhen(step),
-    saveAt: when(s.save_strategy, s.save_steps),
-  };
-}
-
-/** The checkpoint to go on from: as the key says, or the newest that is not finished. */
-function resumeFolder(s: TrainSettings): string | undefined {
-  const wish = s.resume_from_checkpoint;
-  if (wish === "false") return undefined;
-  const newest = newestCheckpoint(s.output_dir);
-  if (wish === "true") {
-    if (newest) return newest;
-    throw new NibbleError("train/no-checkpoint", "There is no checkpoint to resume from", {
-      where: s.output_dir,
-      remedy: "Leave resume_from_checkpoint out to start afresh.",
-    });
-  }
-  if (wish) return wish;
-  if (!newest) return undefined;
-  const { global_step, max_steps } = readTrainerState(newest);
-  return global_step < max_steps ? newest : undefined; // a finished run is no reason to do nothing
-}
-
-/** Adapter or whole model, with the tokenizer beside it. */
-async function writeWeights(
-  folder: string,
-  s: TrainSettings,
-  { setUp: { model, adapter }, tokenizer, hash }: Prepared,
-): Promise<void> {
-  if (adapter) {
-    await saveAdapter(adapter, folder, {
-      base: s.model_name_or_path!,
-      revision: s.model_revision,
-      provenance: {
-        base_hash: hash,
-        ...(s.load_in_4bit
-          ? { base_quantization: `${s.bnb_4bit_quant_type}${s.use_bnb_nested_quant ? "+double" : ""}` }
-          : {}),
-      },
-    });
-  } else {
-    const dtype = { float32: "F32", float16: "F16", bfloat16: "BF16", auto: "F32" } as const;
-    await writeModel(model, undefined, folder, { dtype: dtype[s.torch_dtype ?? "float32"] });
-  }
-  tokenizer.save(folder);
-}
-
-/** After one step B must have moved in every adapted layer: a layer that cannot learn is an error, not a footnote. */
-async function checkMoved({ setUp: { adapter, optimizer } }: Prepared): Promise<void> {
+/** After a step with a learning rate B must have moved in every adapted layer: a layer that cannot learn is an error, not a footnote. */
+async function checkMoved({ setUp: { adapter, optimizer } }: RunParts): Promise<void> {
   const layers = [...adapter!.layers];
   const ranges = layers.map(([, { b }]) => ({ buffer: b.buffer, offset: b.offset, bytes: b.bytes }));
   const [metrics, ...values] = await gpu().stream.read([
@@ -428,34 +350,13 @@ async function checkMoved({ setUp: { adapter, optimizer } }: Prepared): Promise<
   const still = layers.filter((_, i) => new Float32Array(values[i]!).every((v) => v === 0)).map(([module]) =>
     module
   );
-  // with warm-up the first step's learning rate is 0 and nothing may move
-  if (still.length > 0 && still.length < layers.length) {
-    throw new NibbleError("train/no-gradient", `${still.length} adapted layers got no gradient`, {
-      where: still.slice(0, 3).join(", "),
+  // an expert to which no token was sent has learned nothing yet, rightly
+  const stuck = still.filter((module) => !module.includes(".experts."));
+  if (stuck.length > 0) {
+    throw new NibbleError("train/no-gradient", `${stuck.length} adapted layers got no gradient`, {
+      where: stuck.slice(0, 3).join(", "),
     });
   }
-}
-
-/** The model's greedy answer to a prompt. */
-async function complete(
-  model: Model,
-  { tokenizer, chat }: Prepared,
-  prompt: string,
-  s: TrainSettings,
-): Promise<string> {
-  const ids = chat
-    ? encodeChatPrompt(tokenizer, [{ role: "user", content: prompt }])
-    : tokenizer.encode(prompt);
-  const { ids: out } = await generate(model, ids, {
-    max_new_tokens: s.nibble_sample_max_new_tokens,
-    eos_token_id: tokenizer.eosIds,
-  });
-  return tokenizer.decode(out, { skipSpecialTokens: true }).trim();
-}
-
-function evalMetrics(log: EvalLog): Record<string, number> {
-  const { step: _, ...metrics } = log;
-  return { ...metrics, perplexity: Math.exp(log.eval_loss) };
 }
 
 /** The first evaluation of a resumed run's history. */
@@ -464,69 +365,6 @@ function firstEval(trainer: ReturnType<typeof newTrainerState>): EvalLog | undef
   return entry as EvalLog | undefined;
 }
 
-interface Outcome {
-  before: EvalLog | undefined;
-  after: EvalLog | undefined;
-  seconds: number;
-  end: LoopState;
-  memory: MemoryReport;
-  samples: Sample[];
-  trainLoss: number;
-}
-
-function card(s: TrainSettings, options: TrainOptions, p: Prepared, o: Outcome): string {
-  const named = (name: string) => ({
-    name,
-    onHub: /^[\w.-]+\/[\w.-]+$/.test(name) && !name.startsWith("assets/"),
-  });
-  const names = s.dataset_mixture?.datasets.map((d) => d.id) ?? Object.keys(s.dataset_mixer ?? {});
-  const { model, adapter, pages } = p.setUp;
-  return modelCard({
-    modelName: s.run_name ?? basename(s.output_dir),
-    base: named(s.model_name_or_path!),
-    baseRevision: s.model_revision,
-    isAdapter: adapter !== undefined,
-    ...(s.load_in_4bit
-      ? {
-        quantization: {
-          type: s.bnb_4bit_quant_type,
-          blockSize: s.bnb_4bit_blocksize,
-          doubleQuant: s.use_bnb_nested_quant,
-        },
-      }
-      : {}),
-    task: s.nibble_task ?? "sft",
-    datasets: (names.length > 0 ? names : [s.dataset_name!]).map(named),
-    ...(o.before ? { before: evalMetrics(o.before) } : {}),
-    ...(o.after ? { after: evalMetrics(o.after) } : {}),
-    trainLoss: o.trainLoss,
-    steps: o.end.step,
-    plannedSteps: p.order.maxSteps,
-    epochs: o.end.step / p.order.stepsPerEpoch,
-    tokens: o.end.numTokens,
-    seconds: o.seconds,
-    trainableParameters: pages.count,
-    parameters: model.summary.parameters,
-    device: gpu().name,
-    deviceBytes: o.memory.peakBytes,
-    recipe: options.recipeText ?? JSON.stringify(s, null, 2),
-    lossCurve: "loss_curve.svg",
-    samples: o.samples,
-    version: VERSION,
-  });
-}
-
-function writeText(path: string, text: string): void {
-  Deno.mkdirSync(dirname(path), { recursive: true });
-  writeWhole(path, (put) => put(new TextEncoder().encode(text)));
-}
-
-function memoryLine(m: MemoryReport): string {
-  const kinds = Object.entries(m.atPeak).filter(([, n]) => n > 0).map(([k, n]) => `${k} ${mb(n)}`).join(", ");
-  return `memory      ${mb(m.peakBytes)} at the peak: ${kinds}`;
-}
-
-const mb = (n: number) => `${(n / 2 ** 20).toFixed(1)} MiB`;
 const oneLine = (text: string) => text.replace(/\s+/g, " ").slice(0, 300);
 const indent = (head: string, text: string) =>
   text.split("\n").map((line, i) => `${i === 0 ? head.padEnd(12) : " ".repeat(12)}${line}`).join("\n");

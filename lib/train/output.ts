@@ -1,0 +1,158 @@
+/**
+ * What a run writes: weights with their tokenizer, model card, texts; and what the model says to a prompt.
+ * @module
+ */
+import { basename, dirname } from "@std/path";
+import { writeWhole } from "../formats/mod.ts";
+import { gpu, type MemoryReport, mib } from "../gpu/mod.ts";
+import { writeModel } from "../lora/merge.ts";
+import { saveAdapter } from "../lora/peft.ts";
+import { generate } from "../model/generate.ts";
+import type { Model } from "../model/model.ts";
+import { encodeChatPrompt, type Tokenizer } from "../text/mod.ts";
+import type { EvalLog, LoopState } from "./loop.ts";
+import { modelCard } from "./model_card.ts";
+import type { TrainableModel } from "./model_setup.ts";
+import type { MemoryPlan } from "./plan.ts";
+import type { evalBatches, trainingOrder } from "./prepare.ts";
+import type { Reporter } from "./progress.ts";
+import type { TrainOptions } from "./run.ts";
+import type { TrainSettings } from "./settings.ts";
+
+/** Version written into cards. */
+export const VERSION = "0.1.0";
+
+/** A prompt and what the model says to it before and after. */
+export interface Sample {
+  prompt: string;
+  before: string;
+  after: string;
+}
+
+/** A run with its model on the device: what the stages after loading share. */
+export interface RunParts {
+  reporter: Reporter;
+  setUp: TrainableModel;
+  tokenizer: Tokenizer;
+  hash: string;
+  order: ReturnType<typeof trainingOrder>;
+  evals: ReturnType<typeof evalBatches>;
+  chat: boolean;
+  trainRows: number;
+  plan: MemoryPlan;
+}
+
+/** Adapter or whole model, with the tokenizer beside it. */
+export async function writeWeights(
+  folder: string,
+  s: TrainSettings,
+  { setUp: { model, adapter }, tokenizer, hash }: RunParts,
+): Promise<void> {
+  if (adapter) {
+    await saveAdapter(adapter, folder, {
+      base: s.model_name_or_path!,
+      revision: s.model_revision,
+      provenance: {
+        base_hash: hash,
+        ...(s.load_in_4bit
+          ? { base_quantization: `${s.bnb_4bit_quant_type}${s.use_bnb_nested_quant ? "+double" : ""}` }
+          : {}),
+      },
+    });
+  } else {
+    const dtype = { float32: "F32", float16: "F16", bfloat16: "BF16", auto: "F32" } as const;
+    await writeModel(model, undefined, folder, { dtype: dtype[s.torch_dtype ?? "float32"] });
+  }
+  tokenizer.save(folder);
+}
+
+/** The model's greedy answer to a prompt. */
+export async function complete(
+  model: Model,
+  { tokenizer, chat }: RunParts,
+  prompt: string,
+  s: TrainSettings,
+): Promise<string> {
+  const ids = chat
+    ? encodeChatPrompt(tokenizer, [{ role: "user", content: prompt }])
+    : tokenizer.encode(prompt);
+  const { ids: out } = await generate(model, ids, {
+    max_new_tokens: s.nibble_sample_max_new_tokens,
+    eos_token_id: tokenizer.eosIds,
+  });
+  return tokenizer.decode(out, { skipSpecialTokens: true }).trim();
+}
+
+/** An evaluation as files and cards hold it: with perplexity, without the step. */
+export function evalMetrics(log: EvalLog): Record<string, number> {
+  const { step: _, ...metrics } = log;
+  return { ...metrics, perplexity: Math.exp(log.eval_loss) };
+}
+
+/** What a finished run came to, for its card. */
+export interface Outcome {
+  before: EvalLog | undefined;
+  after: EvalLog | undefined;
+  seconds: number;
+  end: LoopState;
+  memory: MemoryReport;
+  samples: Sample[];
+  trainLoss: number;
+}
+
+/** The model card of a finished run. */
+export function card(s: TrainSettings, options: TrainOptions, p: RunParts, o: Outcome): string {
+  const named = (name: string) => ({
+    name,
+    onHub: /^[\w.-]+\/[\w.-]+$/.test(name) && !name.startsWith("assets/"),
+  });
+  const names = s.dataset_mixture?.datasets.map((d) => d.id) ?? Object.keys(s.dataset_mixer ?? {});
+  const { model, adapter, pages } = p.setUp;
+  return modelCard({
+    modelName: s.run_name ?? basename(s.output_dir),
+    base: named(s.model_name_or_path!),
+    baseRevision: s.model_revision,
+    isAdapter: adapter !== undefined,
+    ...(s.load_in_4bit
+      ? {
+        quantization: {
+          type: s.bnb_4bit_quant_type,
+          blockSize: s.bnb_4bit_blocksize,
+          doubleQuant: s.use_bnb_nested_quant,
+        },
+      }
+      : {}),
+    task: s.nibble_task ?? "sft",
+    datasets: (names.length > 0 ? names : [s.dataset_name!]).map(named),
+    ...(o.before ? { before: evalMetrics(o.before) } : {}),
+    ...(o.after ? { after: evalMetrics(o.after) } : {}),
+    trainLoss: o.trainLoss,
+    steps: o.end.step,
+    plannedSteps: p.order.maxSteps,
+    epochs: o.end.step / p.order.stepsPerEpoch,
+    tokens: o.end.numTokens,
+    seconds: o.seconds,
+    trainableParameters: pages.count,
+    parameters: model.summary.parameters,
+    device: gpu().name,
+    deviceBytes: o.memory.peakBytes,
+    recipe: options.recipeText ?? JSON.stringify(s, null, 2),
+    lossCurve: "loss_curve.svg",
+    samples: o.samples,
+    version: VERSION,
+  });
+}
+
+/** Writes a text whole, in a folder that may not exist yet. */
+export function writeText(path: string, text: string): void {
+  Deno.mkdirSync(dirname(path), { recursive: true });
+  writeWhole(path, (put) => put(new TextEncoder().encode(text)));
+}
+
+/** The peak of device memory by kind, as a line for the log. */
+export function memoryLine(m: MemoryReport): string {
+  const kinds = Object.entries(m.atPeak).filter(([, n]) => n > 0).map(([k, n]) => `${k} ${mib(n)}`).join(
+    ", ",
+  );
+  return `memory      ${mib(m.peakBytes)} at the peak: ${kinds}`;
+}
