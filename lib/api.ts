@@ -13,6 +13,7 @@ import * as peft from "./lora/peft.ts";
 import { generate as generateTokens, type GenerateOptions, type Generation } from "./model/generate.ts";
 import { buildModel, type QuantizationConfig } from "./model/load.ts";
 import type { Model } from "./model/model.ts";
+import type { TorchDtype } from "./model/storage.ts";
 import { createParameterPages, type ParameterPages } from "./optim/mod.ts";
 import type { QuantType } from "./quant/mod.ts";
 import { type Recipe, recipeOf } from "./recipe/mod.ts";
@@ -27,6 +28,8 @@ import type { TrainSettings } from "./train/settings.ts";
 export interface LoadModelOptions {
   /** Code book, or all settings, of the linear layers' 4 bits; absent: 32-bit floats. Default of the settings: NF4, blocks of 64, double quantization. */
   quantization?: QuantType | Partial<QuantizationConfig> | undefined;
+  /** How matrices that are not quantized are held, embeddings too; default float32. */
+  torch_dtype?: TorchDtype | undefined;
   /** Longest sequence, prompt and answer together; default the model's own maximum, at most 8,192. */
   maxPositions?: number;
   /** Branch, tag or commit on the Hub; default `main`. */
@@ -43,13 +46,13 @@ export interface LoadModelOptions {
  */
 export async function loadModel(path: string, options: LoadModelOptions = {}): Promise<Model> {
   await openGpu();
-  const { quantization, maxPositions, revision, onProgress } = options;
+  const { quantization, torch_dtype, maxPositions, revision, onProgress } = options;
   const files = openModel(await fetchModel(path, revision ? { revision } : {}));
   const given = typeof quantization === "string" ? { quantType: quantization } : quantization;
   const config = given && { quantType: "nf4" as const, blocksize: 64, doubleQuant: true, ...given };
   try {
     const model = buildModel(files.config, files.source, {
-      quantization: config,
+      ...{ quantization: config, torch_dtype },
       ...(maxPositions ? { maxPositions } : {}),
       ...(onProgress ? { onProgress } : {}),
     });

@@ -7,8 +7,9 @@ import { openModel } from "../lib/formats/mod.ts";
 import { generate } from "../lib/model/generate.ts";
 import { buildModel } from "../lib/model/load.ts";
 import { evaluate } from "../lib/train/loop.ts";
+import { sft } from "../lib/train/objectives/sft.ts";
 import { defaultSettings } from "../lib/train/settings.ts";
-import { evalBatches, prepareRows } from "../lib/train/prepare.ts";
+import { evalBatches, prepareText } from "../lib/train/prepare.ts";
 import { readRows } from "../lib/data/mod.ts";
 import { createTokenizer, encodeChatPrompt } from "../lib/text/mod.ts";
 import { gpuTest } from "./gpu_helper.ts";
@@ -24,14 +25,14 @@ gpuTest("the embedded base knows Shakespeare's words, in f32 and nearly so in NF
   assert.equal(tokenizer.vocabSize, files.config.vocab_size);
   const s = { ...defaultSettings("cpt"), max_length: 128, per_device_eval_batch_size: 8 };
   const rows = await readRows(at("data/shakespeare/test.jsonl"));
-  const { packed } = prepareRows(rows.slice(0, 8), tokenizer, s, "eval");
-  const batches = evalBatches(packed, s, tokenizer.padId ?? 0);
+  const side = prepareText(rows.slice(0, 8), tokenizer, s, "eval");
+  const batches = evalBatches(side, s);
   const losses: number[] = [];
   for (const quantization of [undefined, { quantType: "nf4", blocksize: 64, doubleQuant: true } as const]) {
     const model = buildModel(files.config, files.source, { quantization });
     const parameters = model.summary.parameters;
     assert.ok(parameters >= 1e6 && parameters <= 3e6, `${parameters} parameters`);
-    losses.push((await evaluate(model, batches)).eval_loss);
+    losses.push((await evaluate(sft, model, batches)).eval_loss);
     const prompt = encodeChatPrompt(tokenizer, [{ role: "user", content: "Speak of love" }]);
     const { ids } = await generate(model, prompt, { max_new_tokens: 12 });
     assert.ok(tokenizer.decode(ids, { skipSpecialTokens: true }).length > 0);

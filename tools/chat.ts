@@ -148,7 +148,7 @@ async function main(): Promise<number> {
   Deno.addSignalListener("SIGINT", onInterrupt);
 
   const answer = async (said: string): Promise<void> => {
-    const positions = model.rope.shape[0]!;
+    const positions = model.positions;
     const room = Math.max(1, positions - max_new_tokens);
     if (!args.raw) {
       messages.push({ role: "user", content: said });

@@ -10,6 +10,7 @@ struct Params {
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> base: array<vec4<f32>>;
 
 fn pcg(v: vec4<u32>) -> vec4<u32> {
   let state = v * 747796405u + vec4(2891336453u);
@@ -17,11 +18,21 @@ fn pcg(v: vec4<u32>) -> vec4<u32> {
   return (word >> vec4(22u)) ^ word;
 }
 
+fn dropped(i: u32) -> vec4<f32> {
+  let element = vec4(4u * i) + vec4(0u, 1u, 2u, 3u);
+  let draw = pcg(element ^ pcg(vec4(p.seed)));
+  return select(x[i] * p.scale, vec4(0.0), draw < vec4(p.threshold));
+}
+
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   let i = id.y * p.row + id.x;
-  if (i >= p.n) { return; }
-  let element = vec4(4u * i) + vec4(0u, 1u, 2u, 3u);
-  let draw = pcg(element ^ pcg(vec4(p.seed)));
-  y[i] = select(x[i] * p.scale, vec4(0.0), draw < vec4(p.threshold));
+  if (i < p.n) { y[i] = dropped(i); }
+}
+
+// y = base + dropped x
+@compute @workgroup_size(64)
+fn add(@builtin(global_invocation_id) id: vec3<u32>) {
+  let i = id.y * p.row + id.x;
+  if (i < p.n) { y[i] = base[i] + dropped(i); }
 }

@@ -1,5 +1,5 @@
 // Rows of a table: forward y[i] = w[ids[i]]; gather y[i] = x[index[i]]; both directions without atomics.
-// w: [vocabulary, columns] (rows first .. last bound); ids: [rows]; y: [rows, columns].
+// w: [vocabulary, columns] (rows first .. last bound; also f16 or bf16, two to a word); ids: [rows]; y: [rows, columns].
 // backward: one workgroup row a distinct id; starts/order list the rows of each id, summed in that order.
 struct Params {
   rows: u32,
@@ -10,19 +10,29 @@ struct Params {
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> ids: array<u32>;
-@group(0) @binding(2) var<storage, read> w: array<f32>;
+@group(0) @binding(2) var<storage, read> w: array<W>;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
 @group(0) @binding(4) var<storage, read> starts: array<u32>;
 @group(0) @binding(5) var<storage, read> order: array<u32>;
 @group(0) @binding(6) var<storage, read> dy: array<f32>;
 @group(0) @binding(7) var<storage, read_write> dw: array<f32>;
 
+alias W = f32;                // u32 where w is stored in 16 bits
+const W_KIND: u32 = 0u;       // 0 f32, 1 f16, 2 bf16
+
+fn load_w(i: u32) -> f32 {
+  if (W_KIND == 0u) { return f32(w[i]); }
+  let word = u32(w[i / 2u]);
+  if (W_KIND == 1u) { let both = unpack2x16float(word); return select(both.x, both.y, (i & 1u) == 1u); }
+  return bitcast<f32>(select(word << 16u, word & 0xffff0000u, (i & 1u) == 1u));
+}
+
 @compute @workgroup_size(64)
 fn forward(@builtin(global_invocation_id) at: vec3<u32>) {
   let i = at.y * p.row + at.x;
   if (i >= p.rows * p.columns) { return; }
   let id = ids[i / p.columns];
-  if (id >= p.first && id < p.last) { y[i] = w[(id - p.first) * p.columns + i % p.columns]; }
+  if (id >= p.first && id < p.last) { y[i] = load_w((id - p.first) * p.columns + i % p.columns); }
 }
 
 // dw[ids[k]] += sum of dy over the rows of the k-th distinct id

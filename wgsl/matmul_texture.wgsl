@@ -3,7 +3,8 @@
 // subgroup hand each other their elements of A by shuffles.
 // Texel i of a matrix holds its elements 4i .. 4i + 3 and lies at (i % 2048, i / 2048).
 // Entry `rows`: A[m, k] = x[m, k], entry `columns`: A[m, k] = x[k, m]. B[k, n] = w[n, k] (W_ROWS) or w[k, n].
-// Grid: x over N / (4 LANES), y over M / TM. One workgroup: one subgroup; one lane: TM rows of 4 columns of y.
+// Grid: x over N / (4 LANES NB), y over M / TM. One workgroup: one subgroup; one lane: TM rows of NB times 4 columns
+// of y, LANES times 4 columns apart.
 struct Params {
   M: u32, N: u32, K: u32,
   x0: u32, ldx: u32, ldw: u32,  // first texel of x and texels of a row
@@ -23,6 +24,7 @@ const ACCUMULATE: bool = false;
 const LANES: u32 = 8u;
 const TM: u32 = 32u;            // a multiple of LANES, and in `columns` also 4 LANES or less
 const XR: u32 = TM / LANES;     // texels of x that a lane loads in `rows`
+const NB: u32 = 1u;             // blocks of 4 columns a lane, more than one only in `rows`
 const XL: u32 = TM / 4u;        // lanes that load x in `columns`
 
 fn texel(i: u32) -> vec2<u32> { return vec2<u32>(i & 2047u, i >> 11u); }
@@ -59,22 +61,30 @@ fn store(m: u32, n: u32, sum: vec4<f32>) {
 @compute @workgroup_size(LANES)
 fn rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let m0 = group.y * TM;
-  let n = group.x * LANES + lane;
-  var acc: array<vec4<f32>, TM>;
+  let n = group.x * LANES * NB + lane;
+  var acc: array<vec4<f32>, TM * NB>;
   var a: array<vec4<f32>, XR>;
+  var b: array<mat4x4<f32>, NB>;
   for (var k = 0u; k < p.K / 4u; k++) {
-    let b = load_b(k, n);
+    for (var j = 0u; j < NB; j++) { // @unroll
+      b[j] = load_b(k, n + j * LANES);
+    }
     for (var i = 0u; i < XR; i++) { // @unroll
       a[i] = textureLoad(x, texel(p.x0 + (m0 + i * LANES + lane) * p.ldx + k), 0);
     }
     for (var i = 0u; i < XR; i++) { // @unroll
       for (var l = 0u; l < LANES; l++) { // @unroll
-        acc[i * LANES + l] = multiply(subgroupShuffle(a[i], l), b, acc[i * LANES + l]);
+        let s = subgroupShuffle(a[i], l);
+        for (var j = 0u; j < NB; j++) { // @unroll
+          acc[(i * LANES + l) * NB + j] = multiply(s, b[j], acc[(i * LANES + l) * NB + j]);
+        }
       }
     }
   }
   for (var i = 0u; i < TM; i++) { // @unroll
-    store(m0 + i, n, acc[i]);
+    for (var j = 0u; j < NB; j++) { // @unroll
+      store(m0 + i, n + j * LANES, acc[i * NB + j]);
+    }
   }
 }
 

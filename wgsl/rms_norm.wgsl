@@ -1,8 +1,8 @@
-// RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467): y = x * r * w, r = 1 / sqrt(mean(x^2) + eps).
+// RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467): y = x * r * (w + plus), r = 1 / sqrt(mean(x^2) + eps).
 // x, y, dy, dx: [rows, columns]; w: [columns]; r: [rows], saved for the backward.
 // forward, backward_x: one workgroup of LANES a row, one barrier; V is vec4 where columns are a multiple of four. backward_w: one invocation a column and a slice
 // of the rows, in order; the caller sums the slices.
-//   dx = r * (dy * w - x * r^2 * mean(dy * w * x))      dw = sum over rows of dy * x * r
+//   dx = r * (dy * (w + plus) - x * r^2 * mean(dy * (w + plus) * x))      dw = sum over rows of dy * x * r
 struct Params {
   rows: u32,
   columns: u32, // in V
@@ -10,6 +10,7 @@ struct Params {
   row: u32,     // workgroups in one grid row
   slice: u32,   // rows of one slice in backward_w
   eps: f32,
+  plus: f32,    // 1 where w is stored as its distance from 1, else 0
 }
 alias V = f32;
 @group(0) @binding(0) var<uniform> p: Params;
@@ -47,7 +48,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
     sum += fold(v * v);
   }
   let scale = 1.0 / sqrt(total(lane, sum) / p.length + p.eps);
-  for (var c = lane; c < p.columns; c += LANES) { y[base + c] = x[base + c] * scale * w[c]; }
+  for (var c = lane; c < p.columns; c += LANES) { y[base + c] = x[base + c] * scale * (w[c] + p.plus); }
   if (lane == 0u) { r[i] = scale; }
 }
 
@@ -56,11 +57,11 @@ fn backward_x(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation
   let i = min(group.y * p.row + group.x, p.rows - 1u);
   let base = i * p.columns;
   var sum = 0.0;
-  for (var c = lane; c < p.columns; c += LANES) { sum += fold(dy[base + c] * w[c] * x[base + c]); }
+  for (var c = lane; c < p.columns; c += LANES) { sum += fold(dy[base + c] * (w[c] + p.plus) * x[base + c]); }
   let scale = r[i];
   let mean = total(lane, sum) / p.length * scale * scale;
   for (var c = lane; c < p.columns; c += LANES) {
-    dx[base + c] = scale * (dy[base + c] * w[c] - x[base + c] * mean);
+    dx[base + c] = scale * (dy[base + c] * (w[c] + p.plus) - x[base + c] * mean);
   }
 }
 

@@ -13,8 +13,7 @@ import {
 import type { Model } from "../model/model.ts";
 import { hashText, uniform } from "../model/random_source.ts";
 import { dropoutOnly } from "../tensor/ops/dropout.ts";
-import { product, productInto } from "../tensor/ops/linear.ts";
-import { addInto } from "../tensor/ops/pointwise.ts";
+import { biasGradient, product, productInto } from "../tensor/ops/linear.ts";
 import { record } from "../tensor/tape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
@@ -136,7 +135,7 @@ export function addAdapter(
 }
 
 /**
- * `y = x Wᵀ + s (drop(x) Aᵀ) Bᵀ`. Bracketed through the rank in both directions, so nothing of the size of W is
+ * `y = x Wᵀ + bias + s (drop(x) Aᵀ) Bᵀ`. Bracketed through the rank in both directions, so nothing of the size of W is
  * ever made for the adapter: with h = drop(x) Aᵀ and dh = s dy B,
  * `dB += s dyᵀ h`, `dA += dhᵀ drop(x)`, `dx = dy W + dropᵀ(dh A)`.
  */
@@ -147,21 +146,24 @@ function loraLinear(
   context: ForwardContext,
   layerSeed: number,
 ): Tensor {
-  const { layer: { weight }, a, b, scaling: s } = lora;
+  const { layer: { weight, bias }, a, b, scaling: s } = lora;
   const seed = context.dropoutSeed === undefined ? undefined : (context.dropoutSeed ^ layerSeed) >>> 0;
   const dropping = rate > 0 && seed !== undefined;
   const dropped = dropping ? dropoutOnly(x, rate, seed) : x; // (M, in)
   const h = product("nt", dropped, a); // (M, r)
-  const y = baseForward(weight, x);
+  const y = baseForward(weight, x, bias);
   productInto("nt", h, b, y, s);
-  return record("loraLinear", y, [x, a, b], (dy) => {
+  return record("loraLinear", y, [x, a, b, bias], (dy) => {
+    const dBias = biasGradient(bias, dy);
     const dh = product("nn", dy, b, s); // (M, r)
     productInto("tn", dy, h, b.grad!, s);
     productInto("tn", dh, dropped, a.grad!);
-    if (!x.requiresGrad) return [];
+    if (!x.requiresGrad) return [undefined, undefined, undefined, dBias];
     const dx = baseBackward(weight, dy);
-    if (dropping) addInto(dx, dropoutOnly(product("nn", dh, a), rate, seed));
-    else productInto("nn", dh, a, dx);
-    return [dx];
+    if (dropping) {
+      return [dropoutOnly(product("nn", dh, a), rate, seed, dx), undefined, undefined, dBias];
+    }
+    productInto("nn", dh, a, dx);
+    return [dx, undefined, undefined, dBias];
   });
 }

@@ -5,10 +5,10 @@
 import { join } from "@std/path";
 import { writeSafetensors, writeWhole } from "../formats/mod.ts";
 import type { Model } from "../model/model.ts";
-import { parameterShapes } from "../model/config.ts";
+import { parameterShapes, type ParameterSpec, storedShape, toStored } from "../model/parameters.ts";
 import { dequantizeRows, QuantizedTensor } from "../quant/mod.ts";
 import { productInto } from "../tensor/ops/linear.ts";
-import { copy } from "../tensor/ops/pointwise.ts";
+import { toF32 } from "../tensor/ops/storage.ts";
 import { noGrad } from "../tensor/tape.ts";
 import { empty, keep, scope, type Tensor } from "../tensor/tensor.ts";
 import type { Adapter } from "./lora.ts";
@@ -36,15 +36,15 @@ export async function writeModel(
 ): Promise<void> {
   const { dtype = "BF16", maxShardBytes = 512 * 2 ** 20 } = options;
   const width = dtype === "F32" ? 4 : 2;
-  const shards: { name: string; shape: number[] }[][] = [[]];
+  const shards: ParameterSpec[][] = [[]];
   let filled = 0, total = 0;
-  for (const { name, shape } of parameterShapes(model.config)) {
-    const bytes = width * shape.reduce((a, b) => a * b, 1);
+  for (const spec of parameterShapes(model.config)) {
+    const bytes = width * spec.shape.reduce((a, b) => a * b, 1);
     if (filled > 0 && filled + bytes > maxShardBytes) {
       shards.push([]);
       filled = 0;
     }
-    shards.at(-1)!.push({ name, shape });
+    shards.at(-1)!.push(spec);
     filled += bytes;
     total += bytes;
   }
@@ -56,9 +56,10 @@ export async function writeModel(
       ? "model.safetensors"
       : `model-${number(i + 1)}-of-${number(shards.length)}.safetensors`;
     const tensors = [];
-    for (const { name, shape } of shard) {
+    for (const spec of shard) {
+      const { name } = spec;
       const t = parameter(model, adapter, name);
-      tensors.push({ name, dtype, shape, data: await t.data() });
+      tensors.push({ name, dtype, shape: storedShape(spec), data: toStored(spec, await t.data()) });
       t.dispose();
       weightMap[name] = file;
     }
@@ -85,31 +86,17 @@ function parameter(model: Model, adapter: Adapter | undefined, name: string): Te
   return noGrad(() =>
     keep(scope(() => {
       const layer = model.linears.get(module);
-      const dense = layer ? layer.weight : denseParameter(model, name);
+      const dense = layer ? layer.weight : model.parameters.get(name)!;
+      const lora = adapter?.layers.get(module);
       let w: Tensor;
       if (dense instanceof QuantizedTensor) {
         w = empty(dense.shape, "f32", "scratch");
         dequantizeRows(dense, 0, dense.shape[0]!, w);
       } else {
-        w = copy(dense);
+        w = lora ? toF32(dense) : dense.view(dense.shape);
       }
-      const lora = adapter?.layers.get(module);
       if (lora) productInto("nn", lora.b, lora.a, w, lora.scaling);
       return w;
     }))
   );
-}
-
-function denseParameter(model: Model, name: string): Tensor {
-  for (
-    const t of [
-      model.embed,
-      model.norm,
-      model.head,
-      ...model.blocks.flatMap((b) => [b.inputNorm, b.postNorm]),
-    ]
-  ) {
-    if (t.name === name) return t;
-  }
-  throw new Error(`no parameter ${name}`);
 }

@@ -3,11 +3,26 @@
  * @module
  */
 import { NibbleError } from "../errors.ts";
+import { type Activation, isActivation } from "../tensor/ops/pointwise.ts";
 import type { RopeScaling } from "../tensor/ops/rope.ts";
+import { FAMILIES, type Family, type RawConfig, SUPPORTED } from "./families.ts";
+
+export { blockLinears, parameterShapes } from "./parameters.ts";
+
+/** What varies from layer to layer. */
+export interface LayerConfig {
+  /** Whether its queries and keys are rotated. */
+  rope: boolean;
+  /** Positions that a token sees, itself included; undefined: all before it. */
+  window: number | undefined;
+  /** Factor on the scores; undefined: `head_dim ** -0.5`. */
+  scale: number | undefined;
+}
 
 /** What the transformer block needs to know; names are config.json's. */
 export interface ModelConfig {
   model_type: string;
+  family: Family;
   hidden_size: number;
   intermediate_size: number;
   num_hidden_layers: number;
@@ -15,30 +30,26 @@ export interface ModelConfig {
   num_key_value_heads: number;
   head_dim: number;
   vocab_size: number;
-  rms_norm_eps: number;
+  /** `rms_norm_eps`, `norm_epsilon` or `layer_norm_epsilon`. */
+  norm_eps: number;
+  hidden_act: Activation;
   rope_theta: number;
   rope_scaling: RopeScaling | undefined;
+  /** Rotated part of each head. */
+  rotary_dim: number;
   max_position_embeddings: number;
   tie_word_embeddings: boolean;
-  /** Positions that a token sees, itself included; undefined: all before it. */
-  sliding_window: number | undefined;
+  /** One for each block. */
+  layers: readonly LayerConfig[];
+  /** Which linear layers have a bias. */
+  bias: { qkv: boolean; o: boolean; mlp: boolean };
+  /** Experts of a block, 0 where the feed-forward is one, and how many of them serve a token. */
+  num_local_experts: number;
+  num_experts_per_tok: number;
   initializer_range: number;
   bos_token_id: number | undefined;
   eos_token_id: number[];
 }
-
-/** Supported `model_type`s and the defaults of their config classes in Transformers 4.57. */
-const FAMILIES: Record<string, Partial<Record<keyof ModelConfig, unknown>>> = {
-  llama: { rms_norm_eps: 1e-6, rope_theta: 10000, max_position_embeddings: 2048, tie_word_embeddings: false },
-  mistral: {
-    rms_norm_eps: 1e-6,
-    rope_theta: 10000,
-    max_position_embeddings: 131072,
-    tie_word_embeddings: false,
-    sliding_window: 4096,
-    num_key_value_heads: 8,
-  },
-};
 
 /**
  * Reads a config.json object.
@@ -54,117 +65,121 @@ const FAMILIES: Record<string, Partial<Record<keyof ModelConfig, unknown>>> = {
  * if (config.head_dim !== 8 || config.rope_theta !== 10000) throw new Error("defaults");
  * ```
  */
-export function readConfig(raw: Record<string, unknown>, where: string): ModelConfig {
+export function readConfig(raw: RawConfig, where: string): ModelConfig {
   const type = String(raw.model_type ?? "");
-  const defaults = FAMILIES[type];
-  if (!defaults) {
+  if (!Object.hasOwn(FAMILIES, type)) {
     throw new NibbleError("model/unsupported", `The architecture '${type}' is not supported`, {
       where,
-      remedy: `Supported: ${
-        Object.keys(FAMILIES).join(", ")
-      } (Llama, SmolLM2, Mistral and their fine-tunes).`,
+      remedy: SUPPORTED,
     });
   }
-  for (const key of ["attention_bias", "mlp_bias"]) {
-    if (raw[key] === true) {
-      throw new NibbleError("model/unsupported", `'${key}: true' is not supported`, { where });
+  const family = FAMILIES[type]!;
+  for (const key of family.refuses ?? []) {
+    if (raw[key]) {
+      throw new NibbleError("model/unsupported", `'${key}: ${raw[key]}' is not supported`, { where });
     }
   }
-  if (raw.hidden_act !== undefined && raw.hidden_act !== "silu") {
-    throw new NibbleError("model/unsupported", `'hidden_act: ${raw.hidden_act}' is not supported`, {
-      where,
-      remedy: "Supported: silu.",
-    });
-  }
-  const number = (key: keyof ModelConfig, fallback?: number): number => {
-    const value = raw[key] ?? defaults[key] ?? fallback;
-    if (typeof value !== "number" || !(value > 0)) {
-      throw new NibbleError("model/config", `'${key}' is ${JSON.stringify(value)}, not a positive number`, {
+  /** Null means "as computed" in every config class, an absent key its default. */
+  const value = (name: string): [key: string, value: unknown] => {
+    const key = family.keys[name] ?? name;
+    return [key, raw[key] === undefined ? family.defaults[key] : raw[key]];
+  };
+  const number = (name: string, fallback?: number): number => {
+    const [key, given] = value(name);
+    const v = given ?? fallback;
+    if (typeof v !== "number" || !(v > 0)) {
+      throw new NibbleError("model/config", `'${key}' is ${JSON.stringify(v)}, not a positive number`, {
         where,
       });
     }
-    return value;
+    return v;
   };
+  const [actKey, act] = value("hidden_act");
+  if (typeof act !== "string" || !isActivation(act)) {
+    throw new NibbleError("model/unsupported", `'${actKey}: ${act}' is not supported`, {
+      where,
+      remedy: "Supported: silu, gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, relu.",
+    });
+  }
   const hidden = number("hidden_size");
   const heads = number("num_attention_heads");
   const kv = number("num_key_value_heads", heads);
   const headDim = number("head_dim", hidden / heads);
-  if (heads % kv !== 0 || !Number.isInteger(headDim) || headDim % 2 !== 0) {
+  if (heads % kv !== 0 || !Number.isInteger(headDim)) {
     throw new NibbleError(
       "model/config",
       `${heads} heads of ${headDim} over ${kv} key-value heads do not fit`,
       { where },
     );
   }
-  const parameters = (raw.rope_parameters ?? {}) as Record<string, unknown>; // Transformers 5 spelling
-  const scaling = (raw.rope_scaling ?? raw.rope_parameters) as Record<string, unknown> | undefined;
-  const window = raw.sliding_window === undefined ? defaults.sliding_window : raw.sliding_window;
+  if (headDim % 4 !== 0 || headDim > 256) {
+    throw new NibbleError("model/unsupported", `'head_dim: ${headDim}' is not supported`, {
+      where,
+      remedy: "Attention takes heads of a multiple of 4 up to 256.",
+    });
+  }
+  const positions = number("max_position_embeddings");
+  const rope = {
+    ...(raw.rope_scaling ?? raw.rope_parameters) as Record<string, unknown> | undefined, // Transformers 4 or 5
+  };
+  const partial = family.partialRotary ? Number(rope.partial_rotary_factor ?? raw.partial_rotary_factor ?? 1) : 1;
+  const rotary = Math.trunc(headDim * partial);
+  if (!(rotary > 0 && rotary <= headDim && rotary % 2 === 0)) {
+    throw new NibbleError("model/config", `'partial_rotary_factor: ${partial}' of ${headDim} is not even`, {
+      where,
+    });
+  }
+  const layerCount = number("num_hidden_layers");
+  const window = value("sliding_window")[1];
+  const flag = (f: true | string | undefined) => f === true || (f !== undefined && value(f)[1] === true);
   const eos = raw.eos_token_id;
   return {
     model_type: type,
+    family,
     hidden_size: hidden,
-    intermediate_size: number("intermediate_size"),
-    num_hidden_layers: number("num_hidden_layers"),
+    intermediate_size: number("intermediate_size", family.innerFactor && family.innerFactor * hidden),
+    num_hidden_layers: layerCount,
     num_attention_heads: heads,
     num_key_value_heads: kv,
     head_dim: headDim,
     vocab_size: number("vocab_size"),
-    rms_norm_eps: number("rms_norm_eps"),
-    rope_theta: typeof parameters.rope_theta === "number" ? parameters.rope_theta : number("rope_theta"),
-    rope_scaling: readScaling(scaling, number("max_position_embeddings")),
-    max_position_embeddings: number("max_position_embeddings"),
-    tie_word_embeddings: Boolean(raw.tie_word_embeddings ?? defaults.tie_word_embeddings),
-    sliding_window: typeof window === "number" && type === "mistral" ? window : undefined,
-    initializer_range: typeof raw.initializer_range === "number" ? raw.initializer_range : 0.02,
+    norm_eps: number(family.keys.norm_eps ?? "rms_norm_eps"),
+    hidden_act: act,
+    rope_theta: typeof rope.rope_theta === "number" ? rope.rope_theta : number("rope_theta"),
+    rope_scaling: readScaling(rope, raw, family, positions),
+    rotary_dim: rotary,
+    max_position_embeddings: positions,
+    tie_word_embeddings: Boolean(value("tie_word_embeddings")[1]),
+    layers: Array.from({ length: layerCount }, (_, i) => ({
+      rope: family.rotates?.(raw, i) ?? true,
+      window: typeof window === "number" && family.slides?.(raw, i) ? window : undefined,
+      scale: family.scale?.(raw, i, headDim),
+    })),
+    bias: { qkv: flag(family.bias.qkv), o: flag(family.bias.o), mlp: flag(family.bias.mlp) },
+    num_local_experts: family.names.experts ? number("num_local_experts") : 0,
+    num_experts_per_tok: family.names.experts ? number("num_experts_per_tok") : 0,
+    initializer_range: number("initializer_range"),
     bos_token_id: typeof raw.bos_token_id === "number" ? raw.bos_token_id : undefined,
     eos_token_id: Array.isArray(eos) ? eos as number[] : typeof eos === "number" ? [eos] : [],
   };
 }
 
 function readScaling(
-  raw: Record<string, unknown> | undefined | null,
+  rope: Record<string, unknown>,
+  raw: RawConfig,
+  family: Family,
   positions: number,
 ): RopeScaling | undefined {
-  const type = raw?.rope_type ?? raw?.type;
-  if (!raw || type === undefined || type === "default") return undefined;
+  const given = rope.rope_type ?? rope.type;
+  const type = family.ropeTypes?.[String(given)] ?? given;
+  if (type === undefined || type === "default") return undefined;
+  // Phi-3 keeps the length of pre-training beside the scaling, and there it counts
+  const outer = raw.original_max_position_embeddings ?? family.defaults.original_max_position_embeddings;
+  const original = Number(outer ?? rope.original_max_position_embeddings ?? positions);
   return {
-    ...(raw as Partial<RopeScaling>),
+    ...(rope as Partial<RopeScaling>),
     rope_type: String(type),
-    original_max_position_embeddings: Number(raw.original_max_position_embeddings ?? positions),
+    original_max_position_embeddings: type === "dynamic" ? positions : original,
+    ...(type === "longrope" && typeof rope.factor !== "number" ? { factor: positions / original } : {}),
   };
-}
-
-/** Linear layers of one block, in the order of the forward pass, with `[out, in]`. */
-export function blockLinears(c: ModelConfig): { module: string; shape: [number, number] }[] {
-  const q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
-  const { hidden_size: h, intermediate_size: i } = c;
-  return [
-    { module: "self_attn.q_proj", shape: [q, h] },
-    { module: "self_attn.k_proj", shape: [kv, h] },
-    { module: "self_attn.v_proj", shape: [kv, h] },
-    { module: "self_attn.o_proj", shape: [h, q] },
-    { module: "mlp.gate_proj", shape: [i, h] },
-    { module: "mlp.up_proj", shape: [i, h] },
-    { module: "mlp.down_proj", shape: [h, i] },
-  ];
-}
-
-/** Every parameter of the model under Hugging Face's names, with its shape. */
-export function parameterShapes(c: ModelConfig): { name: string; shape: number[]; linear: boolean }[] {
-  const out: { name: string; shape: number[]; linear: boolean }[] = [
-    { name: "model.embed_tokens.weight", shape: [c.vocab_size, c.hidden_size], linear: false },
-  ];
-  for (let i = 0; i < c.num_hidden_layers; i++) {
-    const at = `model.layers.${i}.`;
-    out.push({ name: `${at}input_layernorm.weight`, shape: [c.hidden_size], linear: false });
-    for (const { module, shape } of blockLinears(c)) {
-      out.push({ name: `${at}${module}.weight`, shape, linear: true });
-    }
-    out.push({ name: `${at}post_attention_layernorm.weight`, shape: [c.hidden_size], linear: false });
-  }
-  out.push({ name: "model.norm.weight", shape: [c.hidden_size], linear: false });
-  if (!c.tie_word_embeddings) {
-    out.push({ name: "lm_head.weight", shape: [c.vocab_size, c.hidden_size], linear: false });
-  }
-  return out;
 }

@@ -4,14 +4,11 @@
  */
 import { NibbleError } from "../errors.ts";
 import { attentionDecode, writeCache } from "../tensor/ops/attention.ts";
-import { embedding, gatherRows } from "../tensor/ops/embedding.ts";
-import { add, gated } from "../tensor/ops/pointwise.ts";
-import { rmsNorm } from "../tensor/ops/rms_norm.ts";
-import { rope } from "../tensor/ops/rope.ts";
+import { gatherRows } from "../tensor/ops/embedding.ts";
 import { noGrad } from "../tensor/tape.ts";
 import { empty, keep, scope, type Tensor, tensor } from "../tensor/tensor.ts";
-import { applyLinear } from "./linear.ts";
-import { applyHead, type Model } from "./model.ts";
+import { applyNorm, blockForward, type Pass } from "./block.ts";
+import { applyHead, embed, type Model } from "./model.ts";
 import { randomNumbers, sampleToken, type SamplingOptions } from "./sample.ts";
 
 /** Options of {@link generate}. */
@@ -50,7 +47,7 @@ export async function generate(
   options: GenerateOptions = {},
 ): Promise<Generation> {
   const { config } = model;
-  const limit = model.rope.shape[0]!;
+  const limit = model.positions;
   const wanted = options.max_new_tokens ?? 128;
   if (prompt.length === 0) throw new NibbleError("model/empty-prompt", "The prompt has no tokens");
   if (prompt.length >= limit) {
@@ -76,7 +73,7 @@ export async function generate(
     let row: Tensor | undefined;
     for (let from = 0; from < prompt.length; from += PREFILL) {
       row?.dispose();
-      row = advance(model, prompt.slice(from, from + PREFILL), from, caches);
+      row = advance(model, prompt.slice(from, from + PREFILL), from, prompt.length, caches);
     }
     for (let position = prompt.length;; position++) {
       const scores = await row!.data();
@@ -94,7 +91,7 @@ export async function generate(
         break;
       }
       if (ids.length >= wanted || position >= capacity) break;
-      row = advance(model, [id], position, caches);
+      row = advance(model, [id], position, position + 1, caches);
     }
   } finally {
     for (const c of caches) {
@@ -110,37 +107,37 @@ export async function generate(
   };
 }
 
-/** Runs tokens at positions `start ...` and returns the logits of the last one, `[1, V]`. */
+/**
+ * Runs tokens at positions `start ...` of a sequence of `length` positions so far, and returns the logits of the last
+ * one, `[1, V]`.
+ */
 function advance(
   model: Model,
   ids: readonly number[],
   start: number,
+  length: number,
   caches: readonly { k: Tensor; v: Tensor }[],
 ): Tensor {
   const { config: c } = model;
   const { num_attention_heads: heads, num_key_value_heads: kvHeads, head_dim: headDim } = c;
-  const context = { dropoutSeed: undefined };
   return noGrad(() =>
     keep(scope(() => {
-      const positions = tensor(Uint32Array.from(ids, (_, i) => start + i), [ids.length]);
-      let x = embedding(Uint32Array.from(ids), model.embed);
-      model.blocks.forEach((block, i) => {
-        x = scope(() => {
-          const n = rmsNorm(x, block.inputNorm, c.rms_norm_eps);
-          const q = rope(applyLinear(block.q, n, context), positions, model.rope, heads, headDim);
-          const k = rope(applyLinear(block.k, n, context), positions, model.rope, kvHeads, headDim);
+      const positionIds = Uint32Array.from(ids, (_, i) => start + i);
+      const pass: Pass = {
+        context: { dropoutSeed: undefined },
+        positions: tensor(positionIds, [ids.length]),
+        table: model.rope?.forLength(length),
+        attend(i, q, k, v) {
           const { k: kCache, v: vCache } = caches[i]!;
           writeCache(kCache, k, start);
-          writeCache(vCache, applyLinear(block.v, n, context), start);
-          const window = c.sliding_window;
-          const mixed = attentionDecode({ q, kCache, vCache, start, heads, kvHeads, headDim, window });
-          const h = add(x, applyLinear(block.o, mixed, context));
-          const m = rmsNorm(h, block.postNorm, c.rms_norm_eps);
-          const inner = gated("silu", applyLinear(block.gate, m, context), applyLinear(block.up, m, context));
-          return add(h, applyLinear(block.down, inner, context));
-        });
-      });
-      const n = rmsNorm(x, model.norm, c.rms_norm_eps);
+          writeCache(vCache, v, start);
+          const { window, scale } = c.layers[i]!;
+          return attentionDecode({ q, kCache, vCache, start, heads, kvHeads, headDim, window, scale });
+        },
+      };
+      let x = embed(model, Uint32Array.from(ids), positionIds);
+      model.blocks.forEach((block, i) => x = scope(() => blockForward(c, block, i, x, pass)));
+      const n = applyNorm(c, x, model.norm);
       return applyHead(model, n.rows === 1 ? n : gatherRows(n, Uint32Array.of(n.rows - 1)));
     }))
   );

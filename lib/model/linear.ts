@@ -4,7 +4,7 @@
  */
 import { dequantizeRows, gemvFits, gemvQuantized, QuantizedTensor } from "../quant/mod.ts";
 import { putColumns, takeColumns } from "../tensor/ops/columns.ts";
-import { linear, product } from "../tensor/ops/linear.ts";
+import { addBias, biasGradient, linear, product } from "../tensor/ops/linear.ts";
 import { matmulInto } from "../tensor/ops/matmul_kernel.ts";
 import { record } from "../tensor/tape.ts";
 import { empty, scope, type Tensor, zeros } from "../tensor/tensor.ts";
@@ -15,37 +15,48 @@ export interface ForwardContext {
   dropoutSeed: number | undefined;
 }
 
-/** A linear layer without bias. */
+/** A linear layer. */
 export interface LinearLayer {
   /** Module path, such as `model.layers.0.self_attn.q_proj`. */
   readonly module: string;
   /** `[out, in]`. */
   readonly shape: readonly [number, number];
   weight: Tensor | QuantizedTensor;
+  /** `[out]`, f32; absent in most families. */
+  bias?: Tensor | undefined;
   /** Installed by LoRA: the layer's whole forward, base included. */
   adapter: ((x: Tensor, context: ForwardContext) => Tensor) | undefined;
 }
 
-/** `y = x Wᵀ`, through the adapter where there is one. */
+/** `y = x Wᵀ + bias`, through the adapter where there is one. */
 export function applyLinear(layer: LinearLayer, x: Tensor, context: ForwardContext): Tensor {
   return layer.adapter ? layer.adapter(x, context) : baseLinear(layer, x);
 }
 
 /**
- * `y = x Wᵀ` of the base alone. A quantized weight has no gradient: only `dx = dy W` is computed, from the same
+ * `y = x Wᵀ + bias` of the base alone. A quantized weight has no gradient: only `dx = dy W` is computed, from the same
  * four bits decoded again (Dettmers et al. 2023, arXiv 2305.14314, section 3).
  */
 export function baseLinear(layer: LinearLayer, x: Tensor): Tensor {
-  const { weight } = layer;
-  if (!(weight instanceof QuantizedTensor)) return linear(x, weight);
-  return record("quantizedLinear", baseForward(weight, x), [x], (dy) => [baseBackward(weight, dy)]);
+  const { weight, bias } = layer;
+  if (!(weight instanceof QuantizedTensor)) return linear(x, weight, bias);
+  return record(
+    "quantizedLinear",
+    baseForward(weight, x, bias),
+    [x, bias],
+    (dy) => [x.requiresGrad ? baseBackward(weight, dy) : undefined, biasGradient(bias, dy)],
+  );
 }
 
 /** Elements of weight decoded at a time: 64 MiB of f32. */
 const SCRATCH = 16 * 2 ** 20;
 
-/** `x Wᵀ`, not recorded. */
-export function baseForward(weight: Tensor | QuantizedTensor, x: Tensor): Tensor {
+/** `x Wᵀ + bias`, not recorded. */
+export function baseForward(weight: Tensor | QuantizedTensor, x: Tensor, bias?: Tensor): Tensor {
+  return addBias(times(weight, x), bias);
+}
+
+function times(weight: Tensor | QuantizedTensor, x: Tensor): Tensor {
   if (!(weight instanceof QuantizedTensor)) return product("nt", x, weight);
   if (gemvFits(x.rows, weight)) return gemvQuantized(x, weight);
   const [n] = weight.shape;

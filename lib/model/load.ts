@@ -12,11 +12,14 @@ import {
   quantizeRows,
   type QuantType,
 } from "../quant/mod.ts";
-import { ropeTable } from "../tensor/ops/rope.ts";
 import { empty, keep, scope, type Tensor, tensor } from "../tensor/tensor.ts";
-import { blockLinears, type ModelConfig, parameterShapes, readConfig } from "./config.ts";
+import type { Block, FeedForward, Norm } from "./block.ts";
+import { type ModelConfig, readConfig } from "./config.ts";
 import type { LinearLayer } from "./linear.ts";
-import type { Block, LoadSummary, Model } from "./model.ts";
+import type { LoadSummary, Model } from "./model.ts";
+import { blockLinears, modelSource, type ParameterSpec, parameterShapes } from "./parameters.ts";
+import { positionLimit, ropeTables } from "./rope_tables.ts";
+import { encodeAs, frozenType, type TorchDtype } from "./storage.ts";
 
 /** How the base's linear layers are quantized; names as in bitsandbytes. */
 export interface QuantizationConfig {
@@ -34,7 +37,9 @@ export interface BuildOptions {
   /** Quantize the linear layers; absent: f32. */
   quantization?: QuantizationConfig | undefined;
   /** Makes a parameter's tensor, for parameters that train; default: a buffer of its own, frozen. */
-  allocate?: (name: string, shape: readonly number[]) => Tensor;
+  allocate?: (name: string, shape: readonly number[]) => Tensor | undefined;
+  /** How frozen matrices that are not quantized are held; default f32. */
+  torch_dtype?: TorchDtype | undefined;
   /** Longest sequence that positions are tabled for; default the model's own maximum, at most 8,192. */
   maxPositions?: number;
   /** Allocate and launch as loading would, without reading any weight: for planning. */
@@ -53,12 +58,13 @@ const CHUNK_ELEMENTS = 4 * 2 ** 20;
  */
 export function buildModel(
   raw: Record<string, unknown>,
-  source: TensorSource,
+  files: TensorSource,
   options: BuildOptions = {},
 ): Model {
   const started = performance.now();
-  const config = readConfig(raw, source.path);
+  const config = readConfig(raw, files.path);
   const shapes = parameterShapes(config);
+  const source = modelSource(files, shapes);
   checkTensors(config, source, shapes);
   const total = shapes.reduce((a, s) => a + count(s.shape), 0);
   let done = 0;
@@ -79,10 +85,10 @@ export function buildModel(
     for (const t of dense.values()) t.dispose();
     for (const l of linears.values()) l.weight.dispose();
   };
-  const loadOne = ({ name, shape, linear }: (typeof shapes)[number]) => {
+  const loadOne = ({ name, shape, linear, quantizable }: ParameterSpec) => {
     const module = name.replace(/\.weight$/, "");
     const skipped = options.quantization?.skipModules?.some((s) => module === s || module.endsWith(`.${s}`));
-    if (linear && options.quantization && !skipped) {
+    if (quantizable && options.quantization && !skipped) {
       const weight = loadQuantized(
         name,
         shape as [number, number],
@@ -123,43 +129,63 @@ export function buildModel(
   summary.bitsPerParameter = summary.quantizedParameters
     ? 8 * summary.quantizedBytes / summary.quantizedParameters
     : 0;
-  const positions = Math.min(options.maxPositions ?? 8192, config.max_position_embeddings);
-  const rope = ropeTable(config.head_dim, config.rope_theta, positions, config.rope_scaling);
-  summary.bytes += rope.bytes;
+  for (const layer of linears.values()) layer.bias = dense.get(`${layer.module}.bias`);
+  const positions = Math.min(options.maxPositions ?? 8192, positionLimit(config));
+  const rope = ropeTables(config, positions);
+  summary.bytes += rope?.bytes ?? 0;
   summary.seconds = (performance.now() - started) / 1000;
-  const embed = dense.get("model.embed_tokens.weight")!;
+  const { names } = config.family;
+  const embed = dense.get(`${names.embed}.weight`)!;
   return {
     config,
     rawConfig: raw,
     path: options.path ?? source.path,
     embed,
-    norm: dense.get("model.norm.weight")!,
+    positionEmbed: names.positions ? dense.get(`${names.positions}.weight`) : undefined,
+    norm: normOf(names.norm, dense),
     head: dense.get("lm_head.weight") ?? embed,
+    positions,
     rope,
     linears,
-    blocks: Array.from({ length: config.num_hidden_layers }, (_, i) => blockOf(i, dense, linears)),
+    parameters: dense,
+    blocks: config.layers.map((_, i) => blockOf(config, i, dense, linears)),
     summary,
     dispose() {
       dispose();
-      rope.dispose();
+      rope?.dispose();
     },
   };
 }
 
-function blockOf(i: number, dense: Map<string, Tensor>, linears: Map<string, LinearLayer>): Block {
-  const at = `model.layers.${i}.`;
+function blockOf(
+  c: ModelConfig,
+  i: number,
+  dense: ReadonlyMap<string, Tensor>,
+  linears: ReadonlyMap<string, LinearLayer>,
+): Block {
+  const { names } = c.family;
+  const at = `${names.layers}.${i}.`;
   const layer = (name: string) => linears.get(at + name)!;
+  const feedForward = (from: string): FeedForward => ({
+    in: names.mlpIn.map((n) => layer(from + n)),
+    out: layer(from + names.mlpOut),
+  });
   return {
-    inputNorm: dense.get(`${at}input_layernorm.weight`)!,
-    postNorm: dense.get(`${at}post_attention_layernorm.weight`)!,
-    q: layer("self_attn.q_proj"),
-    k: layer("self_attn.k_proj"),
-    v: layer("self_attn.v_proj"),
-    o: layer("self_attn.o_proj"),
-    gate: layer("mlp.gate_proj"),
-    up: layer("mlp.up_proj"),
-    down: layer("mlp.down_proj"),
+    inputNorm: normOf(at + names.inputNorm, dense),
+    postNorm: normOf(at + names.postNorm, dense),
+    qkv: names.qkv.map(layer),
+    o: layer(names.o),
+    qNorm: names.qNorm === undefined ? undefined : normOf(at + names.qNorm, dense),
+    kNorm: names.kNorm === undefined ? undefined : normOf(at + names.kNorm, dense),
+    router: names.router === undefined ? undefined : layer(names.router),
+    mlp: names.experts === undefined
+      ? [feedForward("")]
+      : Array.from({ length: c.num_local_experts }, (_, e) => feedForward(`${names.experts}.${e}.`)),
   };
+}
+
+function normOf(module: string, dense: ReadonlyMap<string, Tensor>): Norm {
+  return { weight: dense.get(`${module}.weight`)!, bias: dense.get(`${module}.bias`) };
 }
 
 /** Every tensor present with the shape that the config implies, before anything is loaded. */
@@ -179,7 +205,7 @@ function checkTensors(
       });
     }
     if (`${info.shape}` !== `${shape}`) {
-      const vocabulary = name === "model.embed_tokens.weight" && info.shape[1] === shape[1];
+      const vocabulary = name === `${config.family.names.embed}.weight` && info.shape[1] === shape[1];
       throw new NibbleError("model/shape", `'${name}' is [${info.shape}], the config implies [${shape}]`, {
         where: source.path,
         remedy: vocabulary
@@ -234,11 +260,12 @@ function loadDense(
   options: BuildOptions,
   advance: (n: number) => void,
 ): Tensor {
-  const t = options.allocate?.(name, shape) ?? keep(empty(shape, "f32", "base"));
+  const dtype = frozenType(shape, source.tensors.get(name)!.dtype, options.torch_dtype);
+  const t = options.allocate?.(name, shape) ?? keep(empty(shape, dtype, "base"));
   t.name = name;
   try {
     for (const [row, values] of chunks(name, shape, source, options.rehearsal)) {
-      t.write(values, row * t.columns);
+      if (!options.rehearsal) t.write(encodeAs(t.dtype, values, name, source.path), row * t.columns);
       advance(values.length);
     }
   } catch (error) {

@@ -1,29 +1,16 @@
 /**
- * The transformer: parameters under Hugging Face's names, the block written once, the forward pass.
+ * The transformer: parameters under Hugging Face's names, and the forward pass.
  * @module
  */
 import { attention } from "../tensor/ops/attention.ts";
 import { embedding } from "../tensor/ops/embedding.ts";
-import { add, gated } from "../tensor/ops/pointwise.ts";
-import { rmsNorm } from "../tensor/ops/rms_norm.ts";
-import { rope } from "../tensor/ops/rope.ts";
+import { add, scale } from "../tensor/ops/pointwise.ts";
 import { checkpoint } from "../tensor/tape.ts";
 import { scope, type Tensor, tensor } from "../tensor/tensor.ts";
+import { applyNorm, type Block, blockForward, type Norm, type Pass } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
-import { applyLinear, type ForwardContext, type LinearLayer } from "./linear.ts";
-
-/** One transformer block. */
-export interface Block {
-  inputNorm: Tensor;
-  postNorm: Tensor;
-  q: LinearLayer;
-  k: LinearLayer;
-  v: LinearLayer;
-  o: LinearLayer;
-  gate: LinearLayer;
-  up: LinearLayer;
-  down: LinearLayer;
-}
+import { applyLinear, type LinearLayer } from "./linear.ts";
+import type { RopeTables } from "./rope_tables.ts";
 
 /** A causal language model on the device. */
 export interface Model {
@@ -33,14 +20,20 @@ export interface Model {
   /** Where it came from: folder or file. */
   readonly path: string;
   readonly embed: Tensor;
+  /** Learned positions, where the family has them. */
+  readonly positionEmbed: Tensor | undefined;
   readonly blocks: readonly Block[];
-  readonly norm: Tensor;
+  readonly norm: Norm;
   /** The output embedding; the input embedding itself when tied. */
   readonly head: Tensor;
-  /** Cosines and sines of every position. */
-  readonly rope: Tensor;
+  /** Positions that a sequence may have at most. */
+  readonly positions: number;
+  /** Cosines and sines of every position; undefined where positions are learned. */
+  readonly rope: RopeTables | undefined;
   /** All linear layers of all blocks by module path. */
   readonly linears: ReadonlyMap<string, LinearLayer>;
+  /** Every other parameter by its full name: embeddings, norms, biases. */
+  readonly parameters: ReadonlyMap<string, Tensor>;
   /** What loading did, for the report after it. */
   readonly summary: LoadSummary;
   dispose(): void;
@@ -62,7 +55,8 @@ export interface LoadSummary {
 /** A batch on the device; ids and labels stay on the host, where the look-ups are prepared. */
 export interface ModelInput {
   ids: Uint32Array;
-  /** u32 `[B * T]`. */
+  /** `[B * T]`, the position of each token in its document, here and on the device. */
+  positionIds: Uint32Array;
   positions: Tensor;
   /** u32 `[B * T]`, document numbers, 0 for padding. */
   segments: Tensor;
@@ -85,49 +79,34 @@ export interface ForwardOptions {
  * `linearCrossEntropy`.
  */
 export function forward(model: Model, input: ModelInput, options: ForwardOptions = {}): Tensor {
-  const context: ForwardContext = { dropoutSeed: options.dropoutSeed };
-  const { config } = model;
-  let x = embedding(input.ids, model.embed);
+  const { config: c } = model;
+  const { positions, segments, batch, time } = input;
+  const { num_attention_heads: heads, num_key_value_heads: kvHeads, head_dim: headDim } = c;
+  const pass: Pass = {
+    context: { dropoutSeed: options.dropoutSeed },
+    positions,
+    table: model.rope?.forLength(input.positionIds.reduce((a, p) => Math.max(a, p), 0) + 1),
+    attend(i, q, k, v) {
+      const { window, scale } = c.layers[i]!;
+      return attention({ q, k, v, segments, batch, time, heads, kvHeads, headDim, window, scale });
+    },
+  };
+  let x = embed(model, input.ids, input.positionIds);
   // with frozen embeddings nothing before the first adapter needs a gradient, but checkpoint() decides by its inputs
   if (options.checkpointing) x.requiresGrad = true;
   model.blocks.forEach((block, i) => {
-    const run = (h: Tensor) => blockForward(block, h, model, input, context);
+    const run = (h: Tensor) => blockForward(c, block, i, h, pass);
     x = options.checkpointing ? checkpoint(run, [x]) : run(x);
     options.afterBlock?.(i);
   });
-  return rmsNorm(x, model.norm, config.rms_norm_eps);
+  return applyNorm(c, x, model.norm);
 }
 
-/** Pre-norm block: `h = x + attention(norm(x))`, `y = h + mlp(norm(h))`. `x` is `[B * T, C]`. */
-function blockForward(
-  block: Block,
-  x: Tensor,
-  model: Model,
-  input: ModelInput,
-  context: ForwardContext,
-): Tensor {
-  const { config: c, rope: table } = model;
-  const { num_attention_heads: heads, num_key_value_heads: kvHeads, head_dim: headDim } = c;
-  const n = rmsNorm(x, block.inputNorm, c.rms_norm_eps);
-  const q = rope(applyLinear(block.q, n, context), input.positions, table, heads, headDim); // (B*T, H*D)
-  const k = rope(applyLinear(block.k, n, context), input.positions, table, kvHeads, headDim);
-  const v = applyLinear(block.v, n, context);
-  const mixed = attention({
-    q,
-    k,
-    v,
-    segments: input.segments,
-    batch: input.batch,
-    time: input.time,
-    heads,
-    kvHeads,
-    headDim,
-    ...(c.sliding_window === undefined ? {} : { window: c.sliding_window }),
-  });
-  const h = add(x, applyLinear(block.o, mixed, context));
-  const m = rmsNorm(h, block.postNorm, c.rms_norm_eps);
-  const inner = gated("silu", applyLinear(block.gate, m, context), applyLinear(block.up, m, context)); // (B*T, I)
-  return add(h, applyLinear(block.down, inner, context));
+/** What enters the first block: embedded tokens, and learned positions where the family has them; `[rows, C]`. */
+export function embed(model: Model, ids: Uint32Array, positionIds: Uint32Array): Tensor {
+  const x = embedding(ids, model.embed);
+  const scaled = model.config.family.scaledEmbedding ? scale(x, Math.sqrt(model.config.hidden_size)) : x;
+  return model.positionEmbed ? add(scaled, embedding(positionIds, model.positionEmbed)) : scaled;
 }
 
 /** Puts a batch's positions and segments on the device. */
@@ -138,9 +117,16 @@ export function modelInput(batch: {
   batch: number;
   time: number;
 }): ModelInput {
-  const { ids, batch: b, time } = batch;
+  const { ids, positions, batch: b, time } = batch;
   const n = [b * time];
-  return { ids, positions: tensor(batch.positions, n), segments: tensor(batch.segments, n), batch: b, time };
+  return {
+    ids,
+    positionIds: positions,
+    positions: tensor(positions, n),
+    segments: tensor(batch.segments, n),
+    batch: b,
+    time,
+  };
 }
 
 /** Runs `forward` on one sequence and returns its logits `[T, V]`; for tests and for looking at a model. */

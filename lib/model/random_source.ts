@@ -4,27 +4,31 @@
  */
 import type { TensorInfo, TensorSource } from "../formats/mod.ts";
 import type { ModelConfig } from "./config.ts";
-import { parameterShapes } from "./config.ts";
+import { parameterShapes, type ParameterSpec, storedShape } from "./parameters.ts";
 
 /**
- * Normal numbers with deviation `initializer_range` for matrices and ones for norms, as Transformers initialises
- * Llama. The numbers depend on the seed and the tensor's name only, not on how it is read.
+ * Normal numbers with deviation `initializer_range` for matrices, neutral ones for norms and zeros for biases, as
+ * Transformers initialises each family. The numbers depend on the seed and the tensor's name only, not on how it is
+ * read.
  */
 export function randomSource(config: ModelConfig, seed: number): TensorSource {
   const tensors = new Map<string, TensorInfo>();
-  for (const { name, shape } of parameterShapes(config)) {
+  const specs = new Map<string, ParameterSpec>();
+  for (const spec of parameterShapes(config)) {
+    const { name } = spec, shape = storedShape(spec);
+    specs.set(name, spec);
     tensors.set(name, { name, dtype: "F32", shape, bytes: 4 * shape.reduce((a, b) => a * b, 1) });
   }
   return {
     path: `(fresh weights, seed ${seed})`,
     tensors,
     readF32(name, start = 0, end) {
-      const info = tensors.get(name)!;
-      const to = end ?? info.bytes / 4;
+      const to = end ?? tensors.get(name)!.bytes / 4;
+      const { mean, deviation } = specs.get(name)!.init;
       const out = new Float32Array(to - start);
-      if (info.shape.length === 1) return out.fill(1);
+      if (deviation === 0) return out.fill(mean);
       const key = hashText(name) ^ Math.imul(seed + 1, 0x9e3779b1);
-      for (let i = 0; i < out.length; i++) out[i] = config.initializer_range * normal(key, start + i);
+      for (let i = 0; i < out.length; i++) out[i] = mean + deviation * normal(key, start + i);
       return out;
     },
     readBytes() {

@@ -10,8 +10,8 @@ import type { Recipe } from "./read.ts";
 const VALUE_WIDTH = 40;
 
 /**
- * A table of every setting: value, where it comes from, and why it has no effect where it has none.
- * Defaults that change nothing are left out.
+ * A table of every setting: value, where it comes from (line of the file, command line, or whose default), and why it
+ * has no effect where it has none; then the keys of the Python stack that are no settings here, each with its reason.
  *
  * @example
  * ```ts
@@ -24,16 +24,16 @@ const VALUE_WIDTH = 40;
 export function explainRecipe(recipe: Recipe): string {
   const blocks = SETTING_GROUPS.map(([title, names]): [string, string[][]] => [
     title,
-    names.flatMap((name) => {
+    names.map((name) => {
       const origin = recipe.provenance.get(name) ?? { from: "default" };
       const reason = noEffect(name, recipe.settings);
-      if (reason && origin.from === "default") return [];
-      return [[
+      const row = settingOf(name);
+      return [
         name,
-        shorten(show(recipe.settings[name])),
-        source(origin),
+        row.secret && recipe.settings[name] !== null ? "(kept secret)" : shorten(show(recipe.settings[name])),
+        source(origin, row.from),
         reason ? `no effect: ${reason}` : "",
-      ]];
+      ];
     }),
   ]);
   const ignored = recipe.ignored.map((
@@ -77,11 +77,13 @@ function helpOf(name: SettingName): string {
   return `  --${name}\n      ${row.doc}${effect}\n      ${facts}`;
 }
 
-function source(origin: Origin): string {
+/** `my.yaml:4 as max_seq_length`, `command line`, `default of TRL 0.19 (dpo)`. */
+function source(origin: Origin, whose = ""): string {
   const as = origin.as ? ` as ${origin.as}` : "";
   const why = origin.why ? ` (${origin.why})` : "";
+  const of = origin.from === "default" && whose ? ` of ${whose}` : "";
   const name = place(origin).split(/[\\/]/).at(-1);
-  return `${name}${as}${why}`;
+  return `${name}${of}${as}${why}`;
 }
 
 function shorten(text: string): string {

@@ -3,12 +3,12 @@
  * @module
  */
 import { stringify } from "@std/yaml";
-import { defaultSettings, SETTING_GROUPS, type TrainSettings } from "../train/settings.ts";
+import { defaultSettings, SETTING_GROUPS, settingOf, type TrainSettings } from "../train/settings.ts";
 import { same } from "./coerce.ts";
 
 /**
  * Writes settings as a recipe: everything that differs from its default, under a comment for each group.
- * Reading it again gives the same settings.
+ * Reading it again gives the same settings, secrets apart: a token is in no file that nibble writes.
  *
  * @example
  * ```ts
@@ -22,7 +22,9 @@ export function writeRecipe(settings: TrainSettings): string {
   const defaults = defaultSettings(settings.nibble_task ?? "sft", settings.dataset_mixer ? "legacy" : "main");
   const groups = SETTING_GROUPS.map(([title, names]) => {
     // The task is always written: a moved file must not change what is trained.
-    const changed = names.filter((name) => name === "nibble_task" || !same(settings[name], defaults[name]));
+    const changed = names.filter((name) =>
+      !settingOf(name).secret && (name === "nibble_task" || !same(settings[name], defaults[name]))
+    );
     const values = Object.fromEntries(changed.map((name) => [name, settings[name]]));
     return changed.length ? `# ${title}\n${stringify(values)}` : "";
   });

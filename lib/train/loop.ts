@@ -6,30 +6,31 @@
 import type { Batch } from "../data/mod.ts";
 import { NibbleError } from "../errors.ts";
 import { gpu } from "../gpu/mod.ts";
-import { forward, type Model, modelInput } from "../model/model.ts";
+import type { Model } from "../model/model.ts";
 import { METRICS, type Optimizer, type ParameterPages } from "../optim/mod.ts";
-import { linearCrossEntropy } from "../tensor/ops/cross_entropy.ts";
 import { addInto, mul } from "../tensor/ops/pointwise.ts";
 import { differentiate, noGrad } from "../tensor/tape.ts";
 import { keep, scope, type Tensor, tensor, zeros } from "../tensor/tensor.ts";
+import { addCounts, type Counts, meansOf, type Objective, PER_STEP, totalCounts } from "./objective.ts";
 
-/** What one logging interval reports; keys as Trainer logs them. */
+/** What one logging interval reports; keys as Trainer and TRL log them. */
 export interface TrainLog {
   step: number;
   epoch: number;
-  /** Mean over the interval's steps of the loss per trained token. */
+  /** Mean over the interval's steps of the loss: per trained token, or per pair. */
   loss: number;
   /** Global norm before clipping, of the interval's last step. */
   grad_norm: number;
   /** Used in that step. */
   learning_rate: number;
-  mean_token_accuracy: number;
   /** Tokens seen since the run began, padding excluded. */
   num_tokens: number;
   /** Tokens a second over the interval, padding excluded. */
   tokens_per_second: number;
   /** Steps that the device skipped because a gradient was not finite, since the run began. */
   skipped_steps: number;
+  /** The objective's own: `mean_token_accuracy`, `rewards/margins`, ... */
+  [metric: string]: number;
 }
 
 /** Loss over the evaluation rows. */
@@ -37,10 +38,11 @@ export interface EvalLog {
   step: number;
   epoch: number;
   eval_loss: number;
-  eval_mean_token_accuracy: number;
   /** Tokens that the loss counted. */
   eval_num_tokens: number;
   eval_runtime: number;
+  /** The objective's own, with `eval_` before their names. */
+  [metric: string]: number;
 }
 
 /** Where a run stands: all that resuming needs beside the tensors. */
@@ -48,12 +50,18 @@ export interface LoopState {
   /** Optimizer steps done. */
   step: number;
   numTokens: number;
-  /** Loss and accuracy summed since the last log, and over how many steps. */
-  pending: { loss: number; correct: number; steps: number; trained: number };
+  /** The objective's sums and counts since the last log. */
+  pending: { sums: number[]; counts: Record<string, number> };
+}
+
+/** The state of a run that has not begun. */
+export function newLoopState(): LoopState {
+  return { step: 0, numTokens: 0, pending: { sums: [], counts: {} } };
 }
 
 /** Everything the loop needs. */
 export interface LoopOptions {
+  objective: Objective;
   model: Model;
   optimizer: Optimizer;
   pages: ParameterPages;
@@ -91,8 +99,9 @@ const MOST_SKIPPED = 10;
  */
 export async function runLoop(o: LoopOptions): Promise<{ state: LoopState; stopped: boolean }> {
   const state: LoopState = structuredClone(o.state);
-  const sums = keep(zeros([1, 2], "f32", "scratch")); // loss per trained token, summed over steps; correct tokens
-  sums.write(Float32Array.of(state.pending.loss, state.pending.correct));
+  const { objective } = o;
+  const sums = keep(zeros([1, objective.metrics.length], "f32", "scratch"));
+  if (state.pending.sums.length === objective.metrics.length) sums.write(Float32Array.from(state.pending.sums));
   let since = performance.now(), sinceTokens = 0;
   let fenceEvery = 1, sinceFence = 0, fencedAt = since;
   let stopped = false, moved = false;
@@ -101,20 +110,20 @@ export async function runLoop(o: LoopOptions): Promise<{ state: LoopState; stopp
     while (state.step < o.maxSteps) {
       const lr = o.learningRate(state.step);
       const window = o.window(state.step);
-      const trained = window.reduce((n, b) => n + b.trainedTokens, 0);
-      if (trained === 0) {
+      const counts = totalCounts(objective, window);
+      const units = counts[objective.unit] ?? 0;
+      if (units === 0) {
         throw new NibbleError("train/no-labels", `Step ${state.step + 1} has no token to learn`, {
           where: "every label of its rows is masked",
           remedy: "Check assistant_only_loss and max_length against the data.",
         });
       }
       o.pages.zeroGrad();
-      window.forEach((batch, micro) => trainBatch(o, batch, trained, state.step * 1009 + micro, sums));
-      o.optimizer.step({ lr, step: state.step + 1, gradScale: 1 / trained });
+      window.forEach((batch, micro) => trainBatch(o, batch, counts, state.step * 1009 + micro, sums));
+      o.optimizer.step({ lr, step: state.step + 1, gradScale: 1 / units });
       gpu().stream.flush();
       state.step++;
-      state.pending.steps++;
-      state.pending.trained += trained;
+      addCounts(state.pending.counts, { ...counts, [PER_STEP]: 1 });
       const tokens = window.reduce((n, b) => n + b.realTokens, 0);
       state.numTokens += tokens;
       sinceTokens += tokens;
@@ -124,15 +133,16 @@ export async function runLoop(o: LoopOptions): Promise<{ state: LoopState; stopp
       }
 
       if (o.logAt(state.step) || state.step === o.maxSteps) {
-        const { loss, correct, norm, skipped } = await readMetrics(o.optimizer, sums);
+        const { values, norm, skipped } = await readMetrics(o.optimizer, sums);
+        const { loss, ...figures } = meansOf(objective, values, state.pending.counts);
         const seconds = (performance.now() - since) / 1000;
         o.onLog({
           step: state.step,
           epoch: state.step / o.stepsPerEpoch,
-          loss: loss / state.pending.steps,
+          loss: loss!,
           grad_norm: norm,
           learning_rate: lr,
-          mean_token_accuracy: correct / state.pending.trained,
+          ...figures,
           num_tokens: state.numTokens,
           tokens_per_second: sinceTokens / seconds,
           skipped_steps: skipped,
@@ -147,8 +157,8 @@ export async function runLoop(o: LoopOptions): Promise<{ state: LoopState; stopp
             },
           );
         }
-        sums.write(new Float32Array(2));
-        state.pending = { loss: 0, correct: 0, steps: 0, trained: 0 };
+        sums.write(new Float32Array(sums.size));
+        state.pending = newLoopState().pending;
         since = fencedAt = performance.now();
         sinceTokens = sinceFence = 0;
       } else if (++sinceFence >= fenceEvery) {
@@ -163,13 +173,13 @@ export async function runLoop(o: LoopOptions): Promise<{ state: LoopState; stopp
       stopped = state.step < o.maxSteps && (o.signal?.aborted ?? false); // after the last step there is nothing to stop
       const pause = performance.now();
       if (!stopped && o.evalAt(state.step)) {
-        lastEval = await evaluate(o.model, o.evalBatches, state.step, state.step / o.stepsPerEpoch);
+        const epoch = state.step / o.stepsPerEpoch;
+        lastEval = await evaluate(objective, o.model, o.evalBatches, state.step, epoch);
         await o.onEval(lastEval);
       }
       if (stopped || o.saveAt(state.step)) {
-        if (state.pending.steps > 0) {
-          const { loss, correct } = await readMetrics(o.optimizer, sums);
-          Object.assign(state.pending, { loss, correct });
+        if (state.pending.counts[PER_STEP]) {
+          state.pending.sums = [...(await readMetrics(o.optimizer, sums)).values];
         }
         await o.onSave(structuredClone(state), lastEval?.step === state.step ? lastEval : undefined);
       }
@@ -182,70 +192,68 @@ export async function runLoop(o: LoopOptions): Promise<{ state: LoopState; stopp
   return { state, stopped };
 }
 
-/** Forward and backward of one micro-batch; its gradients are sums over tokens, scaled in the optimizer. */
-function trainBatch(o: LoopOptions, batch: Batch, trained: number, seed: number, sums: Tensor): void {
+/** Forward and backward of one micro-batch; its gradients are sums over units, scaled in the optimizer. */
+function trainBatch(o: LoopOptions, batch: Batch, totals: Counts, seed: number, sums: Tensor): void {
+  const { objective } = o;
+  if (!objective.counts(batch)[objective.unit]) return; // nothing to learn here, but elsewhere in the window
   scope(() => {
-    const input = modelInput(batch);
     const dropoutSeed = o.dropoutSeed === undefined
       ? undefined
       : (o.dropoutSeed ^ Math.imul(seed, 0x9e3779b1)) >>> 0;
-    const { output } = differentiate(() => {
-      const hidden = forward(o.model, input, { checkpointing: o.checkpointing, dropoutSeed });
-      return linearCrossEntropy(hidden, o.model.head, batch.labels).stats;
-    }, undefined);
-    addInto(sums, mul(output, tensor([1 / trained, 1], [1, 2]))); // loss per trained token; correct tokens
+    const { output } = differentiate(
+      () => objective.loss(o.model, batch, { checkpointing: o.checkpointing, dropoutSeed, totals }),
+      undefined,
+    );
+    const weights = objective.metrics.map(({ per }) => per === PER_STEP ? 1 / totals[objective.unit]! : 1);
+    addInto(sums, mul(output, tensor(weights, [1, weights.length])));
   });
 }
 
 async function readMetrics(optimizer: Optimizer, sums: Tensor) {
   const [a, b] = await gpu().stream.read([
-    { buffer: sums.buffer, offset: sums.offset, bytes: 8 },
+    { buffer: sums.buffer, offset: sums.offset, bytes: sums.bytes },
     { buffer: optimizer.metrics.buffer, offset: optimizer.metrics.offset, bytes: optimizer.metrics.bytes },
   ]);
-  const [loss, correct] = new Float32Array(a!);
   const metrics = new Float32Array(b!);
-  return { loss: loss!, correct: correct!, norm: metrics[METRICS.norm]!, skipped: metrics[METRICS.skipped]! };
+  return { values: new Float32Array(a!), norm: metrics[METRICS.norm]!, skipped: metrics[METRICS.skipped]! };
 }
 
 /**
- * Mean loss per trained token over all batches, with the adapter as it is and without dropout. One readback.
+ * The objective's means over all batches, with the adapter as it is and without dropout. One readback.
  *
- * @throws NibbleError `train/nan-eval` when the loss is not finite
+ * @throws NibbleError `train/nan-eval` when the loss is not finite, `train/empty-eval` when nothing is counted
  */
 export async function evaluate(
+  objective: Objective,
   model: Model,
   batches: readonly Batch[],
   step = 0,
   epoch = 0,
 ): Promise<EvalLog> {
   const started = performance.now();
-  const total = keep(zeros([1, 2], "f32", "scratch"));
-  let tokens = 0;
-  for (const batch of batches) {
-    if (batch.trainedTokens === 0) continue;
-    tokens += batch.trainedTokens;
-    noGrad(() =>
-      scope(() => {
-        const hidden = forward(model, modelInput(batch));
-        addInto(total, linearCrossEntropy(hidden, model.head, batch.labels).stats);
-      })
-    );
-    await gpu().stream.fence();
-  }
-  const [loss, correct] = await total.data();
-  total.dispose();
-  if (tokens === 0) {
+  const used = batches.filter((batch) => objective.counts(batch)[objective.unit]);
+  if (used.length === 0) {
     throw new NibbleError("train/empty-eval", "The evaluation rows have no token that the loss counts");
   }
+  const totals = totalCounts(objective, used);
+  const sums = keep(zeros([1, objective.metrics.length], "f32", "scratch"));
+  for (const batch of used) {
+    noGrad(() => scope(() => addInto(sums, objective.loss(model, batch, { totals }))));
+    await gpu().stream.fence();
+  }
+  const values = await sums.data();
+  sums.dispose();
+  // all batches together are one step
+  const { loss, ...means } = meansOf(objective, values, { ...totals, [PER_STEP]: totals[objective.unit]! });
   if (!Number.isFinite(loss)) {
     throw new NibbleError("train/nan-eval", `The evaluation loss is ${loss}`, { where: `step ${step}` });
   }
   return {
     step,
     epoch,
-    eval_loss: loss! / tokens,
-    eval_mean_token_accuracy: correct! / tokens,
-    eval_num_tokens: tokens,
+    eval_loss: loss!,
+    ...Object.fromEntries(Object.entries(means).map(([name, value]) => [`eval_${name}`, value])),
+    eval_num_tokens: used.reduce((n, b) => n + b.trainedTokens, 0),
     eval_runtime: (performance.now() - started) / 1000,
   };
 }

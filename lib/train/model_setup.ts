@@ -197,7 +197,10 @@ function withAdapter(
     }
     : undefined;
   const model = note(
-    buildModel(files.config, files.source, { path: files.path, maxPositions, ...extra, quantization }),
+    buildModel(files.config, files.source, {
+      ...{ path: files.path, maxPositions, ...extra, quantization },
+      torch_dtype: s.torch_dtype ?? undefined,
+    }),
   );
   const config = loraConfig(s);
   const shapes = adapterShapes(model, config).map((p) => ({ ...p, decay: true }));

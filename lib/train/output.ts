@@ -12,6 +12,7 @@ import type { Model } from "../model/model.ts";
 import { encodeChatPrompt, type Tokenizer } from "../text/mod.ts";
 import type { EvalLog, LoopState } from "./loop.ts";
 import { modelCard } from "./model_card.ts";
+import type { Objective } from "./objective.ts";
 import type { TrainableModel } from "./model_setup.ts";
 import type { MemoryPlan } from "./plan.ts";
 import type { evalBatches, trainingOrder } from "./prepare.ts";
@@ -32,6 +33,7 @@ export interface Sample {
 /** A run with its model on the device: what the stages after loading share. */
 export interface RunParts {
   reporter: Reporter;
+  objective: Objective;
   setUp: TrainableModel;
   tokenizer: Tokenizer;
   hash: string;
@@ -83,10 +85,10 @@ export async function complete(
   return tokenizer.decode(out, { skipSpecialTokens: true }).trim();
 }
 
-/** An evaluation as files and cards hold it: with perplexity, without the step. */
-export function evalMetrics(log: EvalLog): Record<string, number> {
+/** An evaluation as files and cards hold it: without the step, with perplexity where the loss is one of tokens. */
+export function evalMetrics(log: EvalLog, objective: Objective): Record<string, number> {
   const { step: _, ...metrics } = log;
-  return { ...metrics, perplexity: Math.exp(log.eval_loss) };
+  return objective.unit === "tokens" ? { ...metrics, perplexity: Math.exp(log.eval_loss) } : metrics;
 }
 
 /** What a finished run came to, for its card. */
@@ -124,8 +126,8 @@ export function card(s: TrainSettings, options: TrainOptions, p: RunParts, o: Ou
       : {}),
     task: s.nibble_task ?? "sft",
     datasets: (names.length > 0 ? names : [s.dataset_name!]).map(named),
-    ...(o.before ? { before: evalMetrics(o.before) } : {}),
-    ...(o.after ? { after: evalMetrics(o.after) } : {}),
+    ...(o.before ? { before: evalMetrics(o.before, p.objective) } : {}),
+    ...(o.after ? { after: evalMetrics(o.after, p.objective) } : {}),
     trainLoss: o.trainLoss,
     steps: o.end.step,
     plannedSteps: p.order.maxSteps,

@@ -5,11 +5,10 @@
 import type { Batch } from "../data/mod.ts";
 import type { ModelFiles } from "../formats/mod.ts";
 import { BUFFER_KINDS, gpu, mib, type Rehearsal, rehearse } from "../gpu/mod.ts";
-import { forward, modelInput } from "../model/model.ts";
-import { linearCrossEntropy } from "../tensor/ops/cross_entropy.ts";
 import { differentiate, noGrad } from "../tensor/tape.ts";
 import { scope } from "../tensor/tensor.ts";
 import { setUpModel } from "./model_setup.ts";
+import type { Objective } from "./objective.ts";
 import type { Order } from "./prepare.ts";
 import type { TrainSettings } from "./settings.ts";
 
@@ -27,6 +26,7 @@ export function memoryBudget(s: TrainSettings): number {
 /** What the plan is made from. */
 export interface PlanInputs {
   files: Pick<ModelFiles, "config" | "source" | "path">;
+  objective: Objective;
   order: Order;
   evals: readonly Batch[];
   maxPositions: number;
@@ -40,29 +40,22 @@ export interface PlanInputs {
  */
 export async function planMemory(s: TrainSettings, inputs: PlanInputs): Promise<MemoryPlan> {
   const budget = memoryBudget(s);
+  const { objective } = inputs;
   const rehearsal = await rehearse(gpu(), budget, () => {
     const run = setUpModel(s, inputs.files as ModelFiles, inputs.maxPositions, { rehearsal: true });
-    for (const batch of largest(inputs.evals)) {
-      noGrad(() =>
-        scope(() =>
-          void linearCrossEntropy(forward(run.model, modelInput(batch)), run.model.head, batch.labels)
-        )
-      );
+    for (const batch of largest(objective, inputs.evals)) {
+      noGrad(() => scope(() => void objective.loss(run.model, batch, { totals: objective.counts(batch) })));
     }
     const steps = Math.min(inputs.order.maxSteps, inputs.order.stepsPerEpoch);
     const window = Array.from({ length: Math.min(steps, 200) }, (_, step) => inputs.order.window(step))
       .flat();
-    for (const batch of largest(window)) {
-      scope(() => {
-        const input = modelInput(batch);
-        differentiate(() => {
-          const hidden = forward(run.model, input, {
-            checkpointing: s.gradient_checkpointing,
-            dropoutSeed: 1,
-          });
-          return linearCrossEntropy(hidden, run.model.head, batch.labels).stats;
-        }, undefined);
-      });
+    for (const batch of largest(objective, window)) {
+      const pass = {
+        checkpointing: s.gradient_checkpointing,
+        dropoutSeed: 1,
+        totals: objective.counts(batch),
+      };
+      scope(() => void differentiate(() => objective.loss(run.model, batch, pass), undefined));
     }
     run.optimizer.step({ lr: 0, step: 1, gradScale: 1 });
   });
@@ -70,8 +63,8 @@ export async function planMemory(s: TrainSettings, inputs: PlanInputs): Promise<
 }
 
 /** The batch with the most positions and the one with the most trained tokens. */
-function largest(batches: readonly Batch[]): Batch[] {
-  const usable = batches.filter((b) => b.trainedTokens > 0);
+function largest(objective: Objective, batches: readonly Batch[]): Batch[] {
+  const usable = batches.filter((b) => objective.counts(b)[objective.unit]);
   if (usable.length === 0) return [];
   const most = (f: (b: Batch) => number) => usable.reduce((a, b) => f(b) > f(a) ? b : a);
   return [...new Set([most((b) => b.ids.length), most((b) => b.trainedTokens)])];

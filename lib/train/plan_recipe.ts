@@ -37,7 +37,7 @@ export async function planRecipe(s: TrainSettings, options: PlanRecipeOptions = 
     onData: (side, report) => options.onNote?.(`${side}: ${report}`),
   });
   files.source.close();
-  return { ...plan, sequences: train.packed.length, maxSteps: order.maxSteps, longest };
+  return { ...plan, sequences: train.lengths.length, maxSteps: order.maxSteps, longest };
 }
 
 const MEANING: Record<BufferKind, string> = {

@@ -12,7 +12,6 @@ import {
   type LoadSplit,
   mixDatasets,
   mixDatasetsLegacy,
-  type Packed,
   packExamples,
   packReport,
   readRows,
@@ -82,17 +81,22 @@ export async function loadRows(s: TrainSettings, options: LoadRowsOptions = {}):
   };
 }
 
-/** Sequences ready to batch, and what became of the rows. */
+/** One side's rows as tokens, ready to batch, and what became of them. */
 export interface Prepared {
-  packed: Packed[];
+  /** Tokens of each item: of its longest sequence. An item is a sequence, packed or not, a pair, or a judged answer. */
+  lengths: readonly number[];
+  /** Items that must stay in one batch, for objectives that compare within it; absent: any may meet any. */
+  blocks?: readonly (readonly number[])[];
+  /** The batch of these items, each sequence at least `minLength` long. */
+  batch(items: readonly number[], minLength?: number): Batch;
   /** Lines for the log. */
   report: string;
   /** Whether rows were conversations: prompts are then rendered with the chat template. */
   chat: boolean;
 }
 
-/** Encodes and packs one side. */
-export function prepareRows(
+/** Encodes and packs one side's rows for training on text. */
+export function prepareText(
   rows: Row[],
   tokenizer: Tokenizer,
   s: TrainSettings,
@@ -111,20 +115,23 @@ export function prepareRows(
   const packing = side === "eval" ? s.eval_packing ?? s.packing : s.packing;
   const length = s.max_length ?? encoded.reduce((n, e) => Math.max(n, e.ids.length), 2);
   const packed = packExamples(encoded, length, packing ? s.packing_strategy : "none");
+  const padId = tokenizer.padId ?? 0;
   return {
-    packed,
+    lengths: packed.map(({ ids }) => ids.length),
+    batch: (items, minLength = 1) => collate(items.map((i) => packed[i]!), padId, { minLength }),
     report: formatDataReport({ ...report, ...(packing ? { packed: packReport(packed, length) } : {}) }),
     chat: examples.kind === "messages",
   };
 }
 
-/** Cuts sequences into batches in their order, for evaluation. */
-export function evalBatches(packed: readonly Packed[], s: TrainSettings, padId: number): Batch[] {
+/** Cuts a side into batches, for evaluation. */
+export function evalBatches(side: Prepared, s: TrainSettings): Batch[] {
+  if (side.blocks) return side.blocks.map((items) => side.batch(items));
   const size = s.per_device_eval_batch_size;
-  // sequences of like length together, so that little is padding; a mean over tokens does not see the order
-  const sorted = [...packed].sort((a, b) => b.ids.length - a.ids.length);
+  // items of like length together, so that little is padding; a mean does not see the order
+  const sorted = side.lengths.map((_, i) => i).sort((a, b) => side.lengths[b]! - side.lengths[a]!);
   const out: Batch[] = [];
-  for (let i = 0; i < sorted.length; i += size) out.push(collate(sorted.slice(i, i + size), padId));
+  for (let i = 0; i < sorted.length; i += size) out.push(side.batch(sorted.slice(i, i + size)));
   return out;
 }
 
@@ -135,16 +142,21 @@ export interface Order {
   window: (step: number) => Batch[];
 }
 
-/** Trainer's order: every epoch a seeded permutation, cut into batches, `gradient_accumulation_steps` a step. */
-export function trainingOrder(packed: readonly Packed[], s: TrainSettings, padId: number): Order {
+/**
+ * Trainer's order: every epoch a seeded permutation, cut into batches, `gradient_accumulation_steps` a step. Where
+ * items come in blocks, the blocks are permuted.
+ */
+export function trainingOrder(side: Prepared, s: TrainSettings): Order {
   const perStep = s.gradient_accumulation_steps;
-  const batches = Math.ceil(packed.length / s.per_device_train_batch_size);
+  const { blocks, lengths } = side;
+  const batches = blocks?.length ?? Math.ceil(lengths.length / s.per_device_train_batch_size);
   const stepsPerEpoch = Math.ceil(batches / perStep);
   const maxSteps = s.max_steps > 0 ? s.max_steps : Math.ceil(s.num_train_epochs * stepsPerEpoch);
   // packed sequences are nearly full: one shape for all batches lets every buffer be reused
   const minLength = s.packing ? s.max_length ?? 1 : 1;
+  const seed = s.data_seed ?? s.seed;
   let epoch = -1;
-  let order: number[][] = [];
+  let order: readonly (readonly number[])[] = [];
   return {
     stepsPerEpoch,
     maxSteps,
@@ -152,12 +164,12 @@ export function trainingOrder(packed: readonly Packed[], s: TrainSettings, padId
       const wanted = Math.floor(step / stepsPerEpoch);
       if (wanted !== epoch) {
         epoch = wanted;
-        order = epochBatches(packed.length, s.per_device_train_batch_size, s.data_seed ?? s.seed, epoch);
+        order = blocks
+          ? epochBatches(blocks.length, 1, seed, epoch).map(([block]) => blocks[block!]!)
+          : epochBatches(lengths.length, s.per_device_train_batch_size, seed, epoch);
       }
       const first = (step % stepsPerEpoch) * perStep;
-      return order.slice(first, first + perStep).map((rows) =>
-        collate(rows.map((i) => packed[i]!), padId, { minLength })
-      );
+      return order.slice(first, first + perStep).map((items) => side.batch(items, minLength));
     },
   };
 }

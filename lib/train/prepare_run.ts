@@ -8,16 +8,10 @@ import { NibbleError } from "../errors.ts";
 import { adapterKind, type Gpu, gpu, mib, openGpu } from "../gpu/mod.ts";
 import { type BaseFiles, openBase, type OpenBaseOptions } from "./model_setup.ts";
 import { memoryBudget, type MemoryPlan, planMemory } from "./plan.ts";
-import {
-  evalBatches,
-  evaluates,
-  loadRows,
-  type Order,
-  type Prepared,
-  prepareRows,
-  trainingOrder,
-} from "./prepare.ts";
+import type { Objective } from "./objective.ts";
+import { evalBatches, evaluates, loadRows, type Order, type Prepared, trainingOrder } from "./prepare.ts";
 import type { TrainSettings } from "./settings.ts";
+import { trainTask } from "./task.ts";
 
 /** Options of {@link prepareRun}. */
 export interface PrepareRunOptions extends OpenBaseOptions {
@@ -27,7 +21,9 @@ export interface PrepareRunOptions extends OpenBaseOptions {
 
 /** A run that can begin. Its owner closes `files.source`. */
 export interface PreparedRun extends BaseFiles {
+  objective: Objective;
   train: Prepared;
+  test: Prepared | undefined;
   order: Order;
   evals: Batch[];
   /** Tokens of the longest training sequence. */
@@ -54,20 +50,20 @@ export async function openRunDevice(s: TrainSettings): Promise<Gpu> {
 export async function prepareRun(s: TrainSettings, options: PrepareRunOptions = {}): Promise<PreparedRun> {
   const base = await openBase(s, options);
   try {
+    const { objective, prepare } = trainTask(s);
     const rows = await loadRows(s, options);
-    const train = prepareRows(rows.train, base.tokenizer, s, "train");
+    const train = prepare(rows.train, base.tokenizer, s, "train");
     options.onData?.("train", train.report);
-    const test = rows.test && evaluates(s) ? prepareRows(rows.test, base.tokenizer, s, "eval") : undefined;
+    const test = rows.test && evaluates(s) ? prepare(rows.test, base.tokenizer, s, "eval") : undefined;
     if (test) options.onData?.("eval", test.report);
-    const padId = base.tokenizer.padId ?? 0;
-    const order = trainingOrder(train.packed, s, padId);
-    const evals = test ? evalBatches(test.packed, s, padId) : [];
-    const longest = train.packed.reduce((n, p) => Math.max(n, p.ids.length), 0);
+    const order = trainingOrder(train, s);
+    const evals = test ? evalBatches(test, s) : [];
+    const longest = train.lengths.reduce((a, b) => Math.max(a, b), 0);
     const positions = evals.reduce((n, b) => Math.max(n, b.time), Math.max(longest, s.max_length ?? 0));
     const maxPositions = positions + s.nibble_sample_max_new_tokens + 64;
-    const plan = await planMemory(s, { files: base.files, order, evals, maxPositions });
+    const plan = await planMemory(s, { files: base.files, objective, order, evals, maxPositions });
     checkHost(plan);
-    return { ...base, train, order, evals, longest, maxPositions, plan };
+    return { ...base, objective, train, test, order, evals, longest, maxPositions, plan };
   } catch (error) {
     base.files.source.close();
     throw error;

@@ -9,7 +9,7 @@ import { describeLoad } from "../model/load.ts";
 import { learningRate, METRICS, warmupSteps } from "../optim/mod.ts";
 import { loadState, saveState } from "./checkpoint.ts";
 import { checkpointName, rotateCheckpoints, writeFolder } from "./checkpoint_folder.ts";
-import { type EvalLog, evaluate, type LoopState, runLoop, type TrainLog } from "./loop.ts";
+import { type EvalLog, evaluate, newLoopState, runLoop, type TrainLog } from "./loop.ts";
 import { lossCurveSvg, lossCurveText } from "./loss_curve.ts";
 import { setUpModel, type TrainableModel } from "./model_setup.ts";
 import {
@@ -117,7 +117,8 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
     );
     return await trainModel(s, options, {
       ...{ reporter, setUp, tokenizer: run.tokenizer, hash: run.hash, order: run.order, evals: run.evals },
-      ...{ chat: run.train.chat, trainRows: run.train.packed.length, plan: run.plan },
+      ...{ chat: run.train.chat, trainRows: run.train.lengths.length, plan: run.plan },
+      objective: run.objective,
     });
   } finally {
     setUp.dispose();
@@ -126,7 +127,7 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
 }
 
 async function trainModel(s: TrainSettings, options: TrainOptions, p: RunParts): Promise<TrainResult> {
-  const { reporter, setUp: { model, adapter, pages, optimizer }, order } = p;
+  const { reporter, setUp: { model, adapter, pages, optimizer }, objective, order } = p;
   const note = (text: string) => reporter.note(text);
   const { maxSteps } = order;
   const warmup = warmupSteps({ ...s, total: maxSteps });
@@ -140,7 +141,7 @@ async function trainModel(s: TrainSettings, options: TrainOptions, p: RunParts):
   };
 
   // 4. resume, or look at the untrained model
-  let state: LoopState = { step: 0, numTokens: 0, pending: { loss: 0, correct: 0, steps: 0, trained: 0 } };
+  let state = newLoopState();
   let trainer = newTrainerState({
     max_steps: maxSteps,
     num_train_epochs: Math.ceil(maxSteps / order.stepsPerEpoch),
@@ -166,14 +167,7 @@ async function trainModel(s: TrainSettings, options: TrainOptions, p: RunParts):
   const samples: Sample[] = [];
   let before: EvalLog | undefined;
   const evalNote = (log: EvalLog, when: string) =>
-    note(
-      `evaluation  ${when}: loss ${log.eval_loss.toFixed(4)}, perplexity ${
-        Math.exp(log.eval_loss).toFixed(2)
-      }, ` +
-        `${(100 * log.eval_mean_token_accuracy).toFixed(1)} % of ${log.eval_num_tokens} tokens right, ${
-          log.eval_runtime.toFixed(1)
-        } s`,
-    );
+    note(`evaluation  ${when}: ${objective.describe(valuesOf(log))}, ${log.eval_runtime.toFixed(1)} s`);
   const recordEval = (log: EvalLog) => {
     const { step: _, epoch: __, ...metrics } = log;
     record(metrics);
@@ -182,7 +176,7 @@ async function trainModel(s: TrainSettings, options: TrainOptions, p: RunParts):
   try {
     if (state.step === 0) {
       if (p.evals.length > 0 && (s.eval_on_start || s.do_eval)) {
-        before = await evaluate(model, p.evals);
+        before = await evaluate(objective, model, p.evals);
         recordEval(before);
         evalNote(before, "before");
       }
@@ -197,6 +191,7 @@ async function trainModel(s: TrainSettings, options: TrainOptions, p: RunParts):
     const first = state.step;
     let idle = 0;
     const { state: end, stopped } = await runLoop({
+      objective,
       model,
       optimizer,
       pages,
@@ -268,10 +263,10 @@ async function trainModel(s: TrainSettings, options: TrainOptions, p: RunParts):
     let after: EvalLog | undefined;
     if (!stopped) {
       if (p.evals.length > 0) {
-        after = await evaluate(model, p.evals, end.step, end.step / order.stepsPerEpoch);
+        after = await evaluate(objective, model, p.evals, end.step, end.step / order.stepsPerEpoch);
         recordEval(after);
         evalNote(after, "after");
-        writeResults(s.output_dir, "eval", { ...evalMetrics(after) });
+        writeResults(s.output_dir, "eval", { ...evalMetrics(after, objective) });
       }
       for (const sample of samples) {
         sample.after = await complete(model, p, sample.prompt, s);
@@ -365,6 +360,9 @@ function firstEval(trainer: ReturnType<typeof newTrainerState>): EvalLog | undef
   return entry as EvalLog | undefined;
 }
 
+/** An evaluation's figures without the prefix. */
+const valuesOf = (log: EvalLog) =>
+  Object.fromEntries(Object.entries(log).map(([name, value]) => [name.replace(/^eval_/, ""), value]));
 const oneLine = (text: string) => text.replace(/\s+/g, " ").slice(0, 300);
 const indent = (head: string, text: string) =>
   text.split("\n").map((line, i) => `${i === 0 ? head.padEnd(12) : " ".repeat(12)}${line}`).join("\n");

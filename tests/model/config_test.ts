@@ -24,12 +24,12 @@ Deno.test("a Llama config has Transformers' defaults", () => {
   const c = readConfig(MINIMAL, "config.json");
   assert.equal(c.num_key_value_heads, 8);
   assert.equal(c.head_dim, 8);
-  assert.equal(c.rms_norm_eps, 1e-6);
+  assert.equal(c.norm_eps, 1e-6);
   assert.equal(c.rope_theta, 10000);
   assert.equal(c.rope_scaling, undefined);
   assert.equal(c.max_position_embeddings, 2048);
   assert.equal(c.tie_word_embeddings, false);
-  assert.equal(c.sliding_window, undefined);
+  assert.deepEqual(c.layers[0], { rope: true, window: undefined, scale: undefined });
   assert.equal(c.initializer_range, 0.02);
   assert.equal(c.bos_token_id, undefined);
   assert.deepEqual(c.eos_token_id, []);
@@ -38,13 +38,9 @@ Deno.test("a Llama config has Transformers' defaults", () => {
 Deno.test("a Mistral config has its own defaults, and null switches the window off", () => {
   const raw = { ...MINIMAL, model_type: "mistral" };
   const c = readConfig(raw, "config.json");
-  assert.deepEqual([c.num_key_value_heads, c.sliding_window, c.max_position_embeddings], [8, 4096, 131072]);
-  assert.equal(readConfig({ ...raw, sliding_window: null }, "c").sliding_window, undefined);
-  assert.equal(
-    readConfig({ ...MINIMAL, sliding_window: 7 }, "c").sliding_window,
-    undefined,
-    "Llama has none",
-  );
+  assert.deepEqual([c.num_key_value_heads, c.layers[4]!.window, c.max_position_embeddings], [8, 4096, 131072]);
+  assert.equal(readConfig({ ...raw, sliding_window: null }, "c").layers[0]!.window, undefined);
+  assert.equal(readConfig({ ...MINIMAL, sliding_window: 7 }, "c").layers[0]!.window, undefined, "Llama has none");
 });
 
 Deno.test("both spellings of RoPE's settings, ids as number or list, null as absent", () => {

@@ -201,9 +201,8 @@ gpuTest("LoRA gradients against central differences of the naive model with W + 
     await compareGradients(gradients, variables, loss, use_rslora ? 1 : 2);
     for (
       const t of [
-        model.embed,
         model.head,
-        model.norm,
+        ...model.parameters.values(),
         ...[...model.linears.values()].map((l) => l.weight),
       ]
     ) {

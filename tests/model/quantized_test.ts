@@ -90,7 +90,7 @@ for (
         "a quantized base has no place for a gradient",
       );
     }
-    for (const t of [model.embed, model.head, model.norm, ...model.blocks.map((b) => b.inputNorm)]) {
+    for (const t of [model.head, ...model.parameters.values()]) {
       assert.ok(!t.requiresGrad && t.grad === undefined, `${t.name} is frozen`);
     }
     for (const m of [model, twin, original]) m.dispose();

@@ -129,7 +129,7 @@ export function naiveLogits(
   let x = Array.from({ length: time }, (_, t) => embed.slice(row.ids[t]! * C, (row.ids[t]! + 1) * C));
   for (let l = 0; l < c.num_hidden_layers; l++) {
     const at = `model.layers.${l}.`;
-    const n = rmsNorm(x, get(`${at}input_layernorm`), c.rms_norm_eps);
+    const n = rmsNorm(x, get(`${at}input_layernorm`), c.norm_eps);
     const q = rotate(linear(n, get(`${at}self_attn.q_proj`), H * d), row.positions, c);
     const k = rotate(linear(n, get(`${at}self_attn.k_proj`), K * d), row.positions, c);
     const v = linear(n, get(`${at}self_attn.v_proj`), K * d);
@@ -139,7 +139,7 @@ export function naiveLogits(
         const g = Math.floor(h / (H / K)) * d;
         const seen: number[] = [];
         for (let s = 0; s <= t; s++) {
-          const near = c.sliding_window === undefined || t - s < c.sliding_window;
+          const near = t - s < (c.layers[l]!.window ?? Infinity);
           if (row.segments[s] === row.segments[t] && row.segments[t] !== 0 && near) seen.push(s);
         }
         const scores = seen.map((s) => {
@@ -159,13 +159,13 @@ export function naiveLogits(
     const add = (a: Float64Array[], b: Float64Array[]) =>
       a.map((r, t) => r.map((value, i) => value + b[t]![i]!));
     const h = add(x, linear(mixed, get(`${at}self_attn.o_proj`), C));
-    const m = rmsNorm(h, get(`${at}post_attention_layernorm`), c.rms_norm_eps);
+    const m = rmsNorm(h, get(`${at}post_attention_layernorm`), c.norm_eps);
     const gate = linear(m, get(`${at}mlp.gate_proj`), c.intermediate_size);
     const up = linear(m, get(`${at}mlp.up_proj`), c.intermediate_size);
     const inner = gate.map((r, t) => r.map((a, i) => a / (1 + Math.exp(-a)) * up[t]![i]!));
     x = add(h, linear(inner, get(`${at}mlp.down_proj`), C));
   }
-  const n = rmsNorm(x, get("model.norm"), c.rms_norm_eps);
+  const n = rmsNorm(x, get("model.norm"), c.norm_eps);
   return linear(n, w.get("lm_head.weight") ?? embed, c.vocab_size);
 }
 

@@ -16,7 +16,8 @@ import { createOptimizer, createParameterPages, learningRate, type ParameterPage
 import { linearCrossEntropy } from "../../lib/tensor/ops/cross_entropy.ts";
 import { differentiate } from "../../lib/tensor/tape.ts";
 import { scope } from "../../lib/tensor/tensor.ts";
-import { runLoop, type TrainLog } from "../../lib/train/loop.ts";
+import { newLoopState, runLoop, type TrainLog } from "../../lib/train/loop.ts";
+import { sft } from "../../lib/train/objectives/sft.ts";
 import { gpuTest } from "../gpu_helper.ts";
 
 const at = (name: string) => new URL(name, import.meta.url).pathname;
@@ -165,6 +166,7 @@ async function trajectoryError(mistake: Mistake = {}): Promise<{ loss: number; n
   });
   const logs: TrainLog[] = [];
   await runLoop({
+    objective: sft,
     model,
     optimizer,
     pages,
@@ -183,7 +185,7 @@ async function trajectoryError(mistake: Mistake = {}): Promise<{ loss: number; n
     evalAt: () => false,
     saveAt: () => false,
     evalBatches: [],
-    state: { step: 0, numTokens: 0, pending: { loss: 0, correct: 0, steps: 0, trained: 0 } },
+    state: newLoopState(),
     signal: undefined,
     onLog: (log) => void logs.push(log),
     onEval() {},

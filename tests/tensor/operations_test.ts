@@ -25,7 +25,7 @@ gpuTest("unary operations and their gradients", async () => {
     ["scale", (a) => pointwise.scale(a, -2.5), (x) => -2.5 * x],
     ["addScalar", (a) => pointwise.addScalar(a, 0.75), (x) => x + 0.75],
     ["silu", pointwise.silu, (x) => x * sigmoid(x)],
-    ["gelu", pointwise.gelu, geluOf],
+    ["geluTanh", pointwise.geluTanh, geluOf],
     ["exp", pointwise.exp, Math.exp],
     ["log", pointwise.log, Math.log, positive],
     ["square", pointwise.square, (x) => x * x],
@@ -82,16 +82,16 @@ gpuTest("gated activations", async () => {
     tol(8),
   );
   await checkGradients(
-    "gelu",
+    "gelu_pytorch_tanh",
     inputs,
-    (a, b) => pointwise.gated("gelu", a, b),
+    (a, b) => pointwise.gated("gelu_pytorch_tanh", a, b),
     (a, b) => a.map((v, i) => geluOf(v) * b[i]!),
     tol(8),
   );
 });
 
 gpuTest("gelu stays finite far from zero", async () => {
-  const y = scope(() => pointwise.gelu(tensor([-1e4, -50, 50, 1e4], [4])));
+  const y = scope(() => pointwise.geluTanh(tensor([-1e4, -50, 50, 1e4], [4])));
   assert.deepEqual([...await y.data()].map((v) => v + 0), [0, 0, 50, 1e4]);
   y.dispose();
 });
@@ -321,7 +321,7 @@ gpuTest("a checkpointed function gives the same bits, and holds less memory", as
     scope(() => {
       const a = tensor(x, [64, 32]);
       a.requiresGrad = true;
-      const block = (t: Tensor) => pointwise.silu(pointwise.mul(pointwise.gelu(t), pointwise.square(t)));
+      const block = (t: Tensor) => pointwise.silu(pointwise.mul(pointwise.geluTanh(t), pointwise.square(t)));
       gpu().pool.resetPeak();
       const { output, gradients } = differentiate(
         () => {

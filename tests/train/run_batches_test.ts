@@ -8,7 +8,8 @@ import { createOptimizer, createParameterPages } from "../../lib/optim/mod.ts";
 import { linearCrossEntropy } from "../../lib/tensor/ops/cross_entropy.ts";
 import { differentiate } from "../../lib/tensor/tape.ts";
 import { scope } from "../../lib/tensor/tensor.ts";
-import { evaluate, runLoop } from "../../lib/train/loop.ts";
+import { evaluate, newLoopState, runLoop } from "../../lib/train/loop.ts";
+import { sft } from "../../lib/train/objectives/sft.ts";
 import type { TrainSettings } from "../../lib/train/settings.ts";
 import { openSafetensors } from "../../lib/formats/mod.ts";
 import { assertClose, EPS, gpuTest } from "../gpu_helper.ts";
@@ -52,15 +53,16 @@ gpuTest("packed, wrapped beyond need, padded or alone: the same loss and the sam
     const gradients = new Map<string, Float32Array>();
     for (const [name, t] of pages.tensors) gradients.set(name, await t.grad!.data());
     const trained = batches.reduce((n, b) => n + b.trainedTokens, 0);
-    results.push({ way, trained, gradients, ...await evaluate(model, batches) });
+    results.push({ way, trained, gradients, log: await evaluate(sft, model, batches) });
   }
   const [first, ...others] = results;
   assert.equal(ways.packed[0]!.batch, 2, "packing did put documents together");
-  for (const { way, trained, gradients, eval_loss, eval_mean_token_accuracy } of others) {
+  for (const { way, trained, gradients, log } of others) {
     assert.equal(trained, first!.trained);
     // a loss of about 5 as a sum of 24 terms: the order of summing is all that differs
-    assertClose([eval_loss], [first!.eval_loss], 24 * EPS * first!.eval_loss, `${way}: loss`);
-    assert.equal(eval_mean_token_accuracy, first!.eval_mean_token_accuracy);
+    const want = first!.log.eval_loss;
+    assertClose([log.eval_loss], [want], 24 * EPS * want, `${way}: loss`);
+    assert.equal(log.eval_mean_token_accuracy, first!.log.eval_mean_token_accuracy);
     for (const [name, got] of gradients) {
       const want = first!.gradients.get(name)!;
       const size = want.reduce((a, v) => Math.max(a, Math.abs(v)), 0);
@@ -137,6 +139,7 @@ gpuTest("weights follow a learning rate that changes every step, to the rounding
   let before = await t.data();
   const used: number[] = [];
   await runLoop({
+    objective: sft,
     model,
     optimizer,
     pages,
@@ -150,7 +153,7 @@ gpuTest("weights follow a learning rate that changes every step, to the rounding
     evalAt: () => false,
     saveAt: () => true,
     evalBatches: [],
-    state: { step: 0, numTokens: 0, pending: { loss: 0, correct: 0, steps: 0, trained: 0 } },
+    state: newLoopState(),
     signal: undefined,
     onLog: (log) => void used.push(log.learning_rate),
     onEval() {},
@@ -184,12 +187,13 @@ gpuTest("a step whose gradient is not finite changes nothing, is counted, and ma
   const pages = createParameterPages(shapes.map((p) => ({ ...p, decay: true })), "adapter");
   addAdapter(model, config, pages.tensors, 1);
   const optimizer = createOptimizer(pages, {});
-  model.norm.write(new Float32Array(32).fill(1e38)); // logits overflow
+  model.norm.weight.write(new Float32Array(32).fill(1e38)); // logits overflow
   const t = pages.tensors.get("model.layers.0.self_attn.q_proj.lora_A.weight")!;
   const before = await t.data();
   const skipped: number[] = [];
   const batch = collate(packExamples(EXAMPLES, 24, "bfd"), 0);
   const run = runLoop({
+    objective: sft,
     model,
     optimizer,
     pages,
@@ -203,7 +207,7 @@ gpuTest("a step whose gradient is not finite changes nothing, is counted, and ma
     evalAt: () => false,
     saveAt: () => false,
     evalBatches: [],
-    state: { step: 0, numTokens: 0, pending: { loss: 0, correct: 0, steps: 0, trained: 0 } },
+    state: newLoopState(),
     signal: undefined,
     onLog: (log) => void skipped.push(log.skipped_steps),
     onEval() {},

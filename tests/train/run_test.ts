@@ -8,9 +8,10 @@ import { buildModel } from "../../lib/model/load.ts";
 import { logits } from "../../lib/model/model.ts";
 import { learningRate } from "../../lib/optim/mod.ts";
 import { evaluate } from "../../lib/train/loop.ts";
+import { sft } from "../../lib/train/objectives/sft.ts";
 import { openBase } from "../../lib/train/model_setup.ts";
 import { planMemory } from "../../lib/train/plan.ts";
-import { evalBatches, loadRows, prepareRows, trainingOrder } from "../../lib/train/prepare.ts";
+import { evalBatches, loadRows, prepareText, trainingOrder } from "../../lib/train/prepare.ts";
 import type { TrainSettings } from "../../lib/train/settings.ts";
 import { gpuTest } from "../gpu_helper.ts";
 import { bytesOf, dataFolder, quietTrain, rowsOf, sweep, tinySettings, warmDevice } from "./run_helper.ts";
@@ -21,15 +22,14 @@ await warmDevice();
 async function prepared(s: TrainSettings) {
   const { files, tokenizer } = await openBase(s);
   const rows = await loadRows(s);
-  const trainSide = prepareRows(rows.train, tokenizer, s, "train");
-  const evalSide = prepareRows(rows.test ?? [], tokenizer, s, "eval");
-  const padId = tokenizer.padId ?? 0;
+  const trainSide = prepareText(rows.train, tokenizer, s, "train");
+  const evalSide = prepareText(rows.test ?? [], tokenizer, s, "eval");
   return {
     files,
     tokenizer,
-    packed: trainSide.packed,
-    order: trainingOrder(trainSide.packed, s, padId),
-    evals: evalBatches(evalSide.packed, s, padId),
+    lengths: trainSide.lengths,
+    order: trainingOrder(trainSide, s),
+    evals: evalBatches(evalSide, s),
   };
 }
 
@@ -102,10 +102,10 @@ gpuTest("a LoRA run learns and leaves a complete folder, whose adapter has the e
 
   const { files, evals } = await prepared(s);
   const model = buildModel(files.config, files.source, { maxPositions: 128 });
-  assert.equal((await evaluate(model, evals)).eval_loss, r.before!.eval_loss, "the base is as before");
+  assert.equal((await evaluate(sft, model, evals)).eval_loss, r.before!.eval_loss, "the base is as before");
   const adapter = loadAdapter(model, s.output_dir);
   assert.equal(
-    (await evaluate(model, evals)).eval_loss,
+    (await evaluate(sft, model, evals)).eval_loss,
     r.after!.eval_loss,
     "the saved adapter is the trained one",
   );
@@ -126,7 +126,7 @@ gpuTest("full fine-tuning leaves a plain model folder that loads", async () => {
   const model = buildModel(files.config, files.source, { maxPositions: 128 });
   const { evals } = await prepared(s);
   assert.equal(
-    (await evaluate(model, evals)).eval_loss,
+    (await evaluate(sft, model, evals)).eval_loss,
     r.after!.eval_loss,
     "the saved weights are the trained ones",
   );
@@ -219,11 +219,11 @@ for (
   gpuTest(`the plan says within 5 % what the run takes: ${what}`, async () => {
     const data = dataFolder(rowsOf(8), rowsOf(16, 50));
     const s = tinySettings(data, { ...more, do_eval: true, max_steps: 2, per_device_train_batch_size: 8 });
-    const { files, order, evals, packed } = await prepared(s);
-    const longest = Math.max(...packed.map((p) => p.ids.length), ...evals.map((b) => b.time));
+    const { files, order, evals, lengths } = await prepared(s);
+    const longest = Math.max(...lengths, ...evals.map((b) => b.time));
     const maxPositions = Math.max(longest, s.max_length!) + s.nibble_sample_max_new_tokens + 64;
     const before = gpu().pool.report();
-    const plan = await planMemory(s, { files, order, evals, maxPositions });
+    const plan = await planMemory(s, { files, objective: sft, order, evals, maxPositions });
     assert.equal(gpu().pool.report().created, before.created, "planning allocates nothing");
     gpu().pool.resetPeak();
     const { memory } = await quietTrain(s);

@@ -7,7 +7,8 @@ import { defineKernel, gpu } from "../../gpu/mod.ts";
 import source from "../../../wgsl/embedding.wgsl" with { type: "text" };
 import { grid1d, rowRanges } from "../grid.ts";
 import { record } from "../tape.ts";
-import { empty, type Tensor, tensor, zeros } from "../tensor.ts";
+import { BYTES, empty, type Tensor, tensor, zeros } from "../tensor.ts";
+import { storageKind } from "./storage.ts";
 
 const kernel = defineKernel("embedding", source);
 
@@ -15,7 +16,7 @@ const kernel = defineKernel("embedding", source);
  * `y[i] = w[ids[i]]`. The table may be larger than one binding.
  *
  * @param ids token ids, on the host: the backward sorts them there, so that sums run in a fixed order
- * @param w `[vocabulary, C]`
+ * @param w `[vocabulary, C]`, f32, or frozen in f16 or bf16
  * @returns `[ids.length, C]`
  * @throws NibbleError `tensor/token-id` for an id outside the vocabulary
  */
@@ -52,9 +53,12 @@ type Bind = Record<string, Tensor["range"]>;
 
 function lookUp(entry: string, rows: number, table: Tensor, bind: (range: Tensor["range"]) => Bind): void {
   const { groups, row } = grid1d(Math.ceil(rows * table.columns / 64), 64);
-  for (const [first, last] of rowRanges(table.rows, [4 * table.columns])) {
+  const kind = storageKind("embedding", table);
+  for (const [first, last] of rowRanges(table.rows, [BYTES[table.dtype] * table.columns])) {
     gpu().kernels.launch(kernel, {
       entry,
+      consts: { W_KIND: kind },
+      types: { W: kind === 0 ? "f32" : "u32" },
       params: { rows, columns: table.columns, row, first, last },
       bind: bind(table.rowRange(first, last)),
       groups,

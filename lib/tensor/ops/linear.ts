@@ -5,6 +5,8 @@
 import { record } from "../tape.ts";
 import { empty, shapeError, type Tensor } from "../tensor.ts";
 import { matmulInto } from "./matmul_kernel.ts";
+import { addInto } from "./pointwise.ts";
+import { columnSum } from "./reduce.ts";
 
 /** Operand layouts: `nt` is x·wᵀ, `nn` x·w, `tn` xᵀ·w. */
 export type Layout = "nt" | "nn" | "tn";
@@ -24,22 +26,37 @@ export function productInto(layout: Layout, x: Tensor, w: Tensor, y: Tensor, alp
 }
 
 /**
- * `y = x wᵀ`, a linear layer without bias.
+ * `y = x wᵀ + bias`, a linear layer.
  *
  * @param x `[M, K]`
- * @param w `[N, K]`, f32, f16 or bf16
+ * @param w `[N, K]`, f32, or frozen in f16 or bf16
+ * @param bias `[N]`
  */
-export function linear(x: Tensor, w: Tensor): Tensor {
+export function linear(x: Tensor, w: Tensor, bias?: Tensor): Tensor {
   if (x.columns !== w.columns) throw shapeError("linear", `x [${x.shape}], w [${w.shape}]`);
-  return record("linear", product("nt", x, w), [x, w], (dy) => {
+  return record("linear", addBias(product("nt", x, w), bias), [x, w, bias], (dy) => {
     const dx = x.requiresGrad ? product("nn", dy, w) : undefined;
-    if (!w.requiresGrad) return [dx, undefined];
+    const db = biasGradient(bias, dy);
+    if (!w.requiresGrad) return [dx, undefined, db];
     if (w.grad) {
       productInto("tn", dy, x, w.grad);
-      return [dx, undefined];
+      return [dx, undefined, db];
     }
-    return [dx, product("tn", dy, x)];
+    return [dx, product("tn", dy, x), db];
   });
+}
+
+/** `y += bias` in every row, in place where there is one, and `y` again; not recorded. */
+export function addBias(y: Tensor, bias: Tensor | undefined): Tensor {
+  if (!bias) return y;
+  if (bias.size !== y.columns) throw shapeError("linear", `y [${y.shape}], bias [${bias.shape}]`);
+  addInto(y, bias);
+  return y;
+}
+
+/** The gradient of {@link addBias}: the column sums of `dy`, where the bias trains. */
+export function biasGradient(bias: Tensor | undefined, dy: Tensor): Tensor | undefined {
+  return bias?.requiresGrad ? columnSum(dy) : undefined;
 }
 
 /** Matrix product in any layout, with both gradients. `x` and `w` are 2-D. */

@@ -8,6 +8,7 @@ import tiled from "../../../wgsl/matmul_tile.wgsl" with { type: "text" };
 import { rowRanges } from "../grid.ts";
 import { BYTES, shapeError, type Tensor } from "../tensor.ts";
 import { fitsTexels, launchTexture, vectorLanes } from "./matmul_texture.ts";
+import { type StorageKind, storageKind } from "./storage.ts";
 
 const stridedKernel = defineKernel("matmul_strided", strided);
 const tileKernel = defineKernel("matmul_tile", tiled);
@@ -51,7 +52,7 @@ export interface Piece {
   ldx: number;
   ldw: number;
   ldy: number;
-  wKind: 0 | 1 | 2;
+  wKind: StorageKind;
   alpha: number;
   accumulate: boolean;
 }
@@ -115,9 +116,8 @@ function* pieces(options: MatmulOptions, limit: number): Generator<Piece> {
   if (kw !== K || y.rows !== M || y.columns !== N) {
     throw shapeError(`matmul ${layout}`, `x [${x.shape}], w [${w.shape}] and y [${y.shape}] do not fit`);
   }
-  const kinds = { f32: 0, f16: 1, bf16: 2, u32: undefined, i32: undefined } as const;
-  const wKind = kinds[w.dtype];
-  if (x.dtype !== "f32" || y.dtype !== "f32" || wKind === undefined || (layout === "tn" && wKind !== 0)) {
+  const wKind = storageKind(`matmul ${layout}`, w);
+  if (x.dtype !== "f32" || y.dtype !== "f32" || (layout === "tn" && wKind !== 0)) {
     throw shapeError(`matmul ${layout}`, `x ${x.dtype}, w ${w.dtype}, y ${y.dtype} are not supported`);
   }
   if (M * N === 0) return;

@@ -10,8 +10,24 @@ import { empty, shapeError, type Tensor } from "../tensor.ts";
 import { sumTo } from "./reduce.ts";
 
 const kernel = defineKernel("pointwise", source);
-const BINARY = { add: 0, mul: 1, silu: 2, gelu: 3, sub: 4 } as const;
-const UNARY = { scale: 0, silu: 1, gelu: 2, exp: 3, log: 4, square: 5, relu: 6, addScalar: 7 } as const;
+const BINARY = { add: 0, mul: 1, sub: 2 } as const;
+const UNARY = { scale: 0, addScalar: 1, exp: 2, log: 3, square: 4, softcap: 5 } as const;
+
+/** Activations by the names that config.json's `hidden_act` uses, and which of the kernel's formulas each is. */
+const ACTIVATIONS = {
+  ...{ silu: 0, swish: 0 },
+  ...{ gelu: 1 },
+  ...{ gelu_new: 2, gelu_fast: 2, gelu_pytorch_tanh: 2 },
+  ...{ relu: 3 },
+} as const;
+
+/** An activation, as `hidden_act` names it: `gelu` is the exact form, `gelu_new` and its synonyms the tanh form. */
+export type Activation = keyof typeof ACTIVATIONS;
+
+/** Whether `name` is an activation that {@link activation} and {@link gated} know. */
+export function isActivation(name: string): name is Activation {
+  return Object.hasOwn(ACTIVATIONS, name);
+}
 
 /** How the second operand's index follows from the first's. */
 interface Broadcast {
@@ -19,10 +35,12 @@ interface Broadcast {
   period: number;
 }
 
+const SAME: Broadcast = { mode: 0, period: 1 };
+
 /** `b` equal to `a`, a suffix of it (`[C]` on `[B, T, C]`), or a prefix with ones (`[B, T, 1]`). */
 function broadcastOf(op: string, a: Tensor, b: Tensor): Broadcast {
   const size = b.size;
-  if (size === a.size && `${a.shape}` === `${b.shape}`) return { mode: 0, period: 1 };
+  if (size === a.size && `${a.shape}` === `${b.shape}`) return SAME;
   if (size === 1) return { mode: 1, period: 1 };
   const trimmed = b.shape.slice(b.shape.findIndex((d) => d !== 1));
   if (`${a.shape.slice(a.shape.length - trimmed.length)}` === `${trimmed}`) return { mode: 1, period: size };
@@ -37,10 +55,10 @@ type Operands = { a?: Tensor; b?: Tensor; y: Tensor; dy?: Tensor; db?: Tensor };
 
 function run(
   entry: string,
-  op: number,
+  consts: Record<string, number>,
   operands: Operands,
   alpha = 1,
-  how: Broadcast = { mode: 0, period: 1 },
+  how: Broadcast = SAME,
 ): void {
   const { y } = operands;
   // broadcast operands are small beside a binding, and equal ones walk together
@@ -67,7 +85,7 @@ function run(
     );
     gpu().kernels.launch(kernel, {
       entry,
-      consts: entry === "add_into" ? {} : entry === "binary" ? { OP: op, MODE: how.mode } : { OP: op },
+      consts,
       types: { V: width === 4 ? "vec4<f32>" : "f32" },
       params: { n, period: Math.max(1, how.period / width), row, alpha },
       bind,
@@ -78,7 +96,8 @@ function run(
 
 function binary(op: keyof typeof BINARY, a: Tensor, b: Tensor): Tensor {
   const y = empty(a.shape);
-  run("binary", BINARY[op], { a, b, y }, 1, broadcastOf(op, a, b));
+  const how = broadcastOf(op, a, b);
+  run("binary", { OP: BINARY[op], MODE: how.mode }, { a, b, y }, 1, how);
   return y;
 }
 
@@ -106,28 +125,46 @@ export function mul(a: Tensor, b: Tensor): Tensor {
   ]);
 }
 
-/** `y += alpha * b` in place, for gradients and states; not recorded. */
+/** `y += alpha * b` in place, for gradients, states and biases; `b` may be broadcast. Not recorded. */
 export function addInto(y: Tensor, b: Tensor, alpha = 1): void {
-  if (y.size !== b.size) throw shapeError("addInto", `[${y.shape}] += [${b.shape}]`);
-  run("add_into", 0, { b, y }, alpha);
+  const how = y.size === b.size ? SAME : broadcastOf("addInto", y, b);
+  run("add_into", { MODE: how.mode }, { b, y }, alpha, how);
 }
 
-/** `act(a) * b`, the gated unit of SwiGLU (`silu`; Shazeer 2020, arXiv 2002.05202) and GeGLU (`gelu`, tanh form). */
-export function gated(act: "silu" | "gelu", a: Tensor, b: Tensor): Tensor {
+/** `act(a)`, element by element. */
+export function activation(act: Activation, a: Tensor): Tensor {
+  const consts = { ACT: ACTIVATIONS[act] };
+  const y = empty(a.shape);
+  run("activation", consts, { a, y });
+  return record(act, y, [a], (dy) => {
+    const da = empty(a.shape);
+    run("activation_backward", consts, { a, dy, y: da });
+    return [da];
+  });
+}
+
+/**
+ * `act(a) * b`, the gated unit of SwiGLU (`silu`) and GeGLU (`gelu_pytorch_tanh` in Gemma) in one pass (Shazeer 2020,
+ * arXiv 2002.05202, eq. 5 and 6).
+ */
+export function gated(act: Activation, a: Tensor, b: Tensor): Tensor {
   if (a.size !== b.size) throw shapeError("gated", `[${a.shape}] and [${b.shape}]`);
-  return record("gated", binary(act, a, b), [a, b], (dy) => {
+  const consts = { ACT: ACTIVATIONS[act] };
+  const y = empty(a.shape);
+  run("gated", consts, { a, b, y });
+  return record("gated", y, [a, b], (dy) => {
     const da = empty(a.shape), db = empty(b.shape);
-    run("gated_backward", BINARY[act], { a, b, dy, y: da, db });
+    run("gated_backward", consts, { a, b, dy, y: da, db });
     return [da, db];
   });
 }
 
 function unary(op: keyof typeof UNARY, a: Tensor, alpha = 1): Tensor {
   const y = empty(a.shape);
-  run("unary", UNARY[op], { a, y }, alpha);
+  run("unary", { OP: UNARY[op] }, { a, y }, alpha);
   return record(op, y, [a], (dy) => {
     const da = empty(a.shape);
-    run("unary_backward", UNARY[op], { a, dy, y: da }, alpha);
+    run("unary_backward", { OP: UNARY[op] }, { a, dy, y: da }, alpha);
     return [da];
   });
 }
@@ -136,18 +173,22 @@ function unary(op: keyof typeof UNARY, a: Tensor, alpha = 1): Tensor {
 export const scale = (a: Tensor, alpha: number): Tensor => unary("scale", a, alpha);
 /** `a + alpha`. */
 export const addScalar = (a: Tensor, alpha: number): Tensor => unary("addScalar", a, alpha);
-/** `a * sigmoid(a)`. */
-export const silu = (a: Tensor): Tensor => unary("silu", a);
-/** GELU, tanh form: `a/2 (1 + tanh(sqrt(2/pi)(a + 0.044715 a^3)))` (Hendrycks and Gimpel 2016). */
-export const gelu = (a: Tensor): Tensor => unary("gelu", a);
+/** `cap * tanh(a / cap)`: Gemma 2's soft cap on logits and scores (arXiv 2408.00118, section 2). */
+export const softcap = (a: Tensor, cap: number): Tensor => unary("softcap", a, cap);
 /** `e^a`. */
 export const exp = (a: Tensor): Tensor => unary("exp", a);
 /** Natural logarithm. */
 export const log = (a: Tensor): Tensor => unary("log", a);
 /** `a^2`. */
 export const square = (a: Tensor): Tensor => unary("square", a);
+/** `a * sigmoid(a)`. */
+export const silu = (a: Tensor): Tensor => activation("silu", a);
+/** GELU: `a` times the normal distribution function of `a` (Hendrycks and Gimpel 2016, arXiv 1606.08415). */
+export const gelu = (a: Tensor): Tensor => activation("gelu", a);
+/** GELU, tanh form: `a/2 (1 + tanh(sqrt(2/pi)(a + 0.044715 a^3)))` (the same paper, section 2). */
+export const geluTanh = (a: Tensor): Tensor => activation("gelu_pytorch_tanh", a);
 /** `max(a, 0)`. */
-export const relu = (a: Tensor): Tensor => unary("relu", a);
+export const relu = (a: Tensor): Tensor => activation("relu", a);
 
 /** A copy with its own buffer; its gradient passes through. */
 export function copy(a: Tensor): Tensor {

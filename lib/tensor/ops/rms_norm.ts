@@ -16,8 +16,9 @@ const kernel = defineKernel("rms_norm", source);
  *
  * @param x `[..., C]`
  * @param w `[C]`
+ * @param plus added to w; 1 for Gemma, which stores the distance from 1 (arXiv 2403.08295, section 2)
  */
-export function rmsNorm(x: Tensor, w: Tensor, eps: number): Tensor {
+export function rmsNorm(x: Tensor, w: Tensor, eps: number, plus = 0): Tensor {
   if (w.size !== x.columns) throw shapeError("rmsNorm", `x [${x.shape}], w [${w.shape}]`);
   const { rows, columns } = x;
   const y = empty(x.shape);
@@ -25,7 +26,7 @@ export function rmsNorm(x: Tensor, w: Tensor, eps: number): Tensor {
   const { groups } = grid1d(rows, 64);
   const slice = Math.ceil(rows / Math.min(64, Math.ceil(rows / 32)));
   const width = columns % 4 === 0 ? 4 : 1;
-  const params = { rows, columns: columns / width, length: columns, row: groups[0], slice, eps };
+  const params = { rows, columns: columns / width, length: columns, row: groups[0], slice, eps, plus };
   const launch = (entry: string, bind: Record<string, Tensor>, over: [number, number] = groups) =>
     gpu().kernels.launch(kernel, {
       entry,

@@ -7,7 +7,7 @@ import { defineKernel, gpu } from "../../gpu/mod.ts";
 import source from "../../../wgsl/rope.wgsl" with { type: "text" };
 import { grid1d } from "../grid.ts";
 import { record } from "../tape.ts";
-import { empty, keep, type Tensor, tensor } from "../tensor.ts";
+import { empty, type Tensor, tensor } from "../tensor.ts";
 
 const kernel = defineKernel("rope", source);
 
@@ -20,6 +20,11 @@ export interface RopeScaling {
   original_max_position_embeddings?: number;
   beta_fast?: number;
   beta_slow?: number;
+  mscale?: number;
+  mscale_all_dim?: number;
+  truncate?: boolean;
+  short_factor?: number[];
+  long_factor?: number[];
   attention_factor?: number;
 }
 
@@ -27,10 +32,21 @@ export interface RopeScaling {
  * Cosines and sines `[positions, dim / 2, 2]`, computed in f64 and rounded once.
  *
  * Types: `default`, `linear` (Chen et al. 2023), `llama3` (Llama 3.1's scaling by wavelength), `yarn` (Peng et al.
- * 2023, arXiv 2309.00071). `dynamic` equals `default` up to `original_max_position_embeddings`.
+ * 2023, arXiv 2309.00071), `longrope` (Ding et al. 2024, arXiv 2402.13753). The frequencies of `dynamic` and
+ * `longrope` depend on whether the sequence is longer than `original_max_position_embeddings`.
+ *
+ * @param dim rotated elements of a head
+ * @param positions rows of the table
+ * @param length positions of the sequence that it is for
  */
-export function ropeTable(dim: number, theta: number, positions: number, scaling?: RopeScaling): Tensor {
-  const { frequencies, magnitude } = inverseFrequencies(dim, theta, positions, scaling);
+export function ropeTable(
+  dim: number,
+  theta: number,
+  positions: number,
+  scaling?: RopeScaling,
+  length = positions,
+): Tensor {
+  const { frequencies, magnitude } = inverseFrequencies(dim, theta, length, scaling);
   const half = dim / 2;
   const table = new Float32Array(positions * dim);
   for (let p = 0; p < positions; p++) {
@@ -41,16 +57,16 @@ export function ropeTable(dim: number, theta: number, positions: number, scaling
       table[(p * half + j) * 2 + 1] = Math.sin(angle) * magnitude;
     }
   }
-  return keep(tensor(table, [positions, half, 2], "f32", "base"));
+  return tensor(table, [positions, half, 2], "f32", "base");
 }
 
-function inverseFrequencies(dim: number, theta: number, positions: number, scaling?: RopeScaling) {
-  const original = scaling?.original_max_position_embeddings ?? positions;
+function inverseFrequencies(dim: number, theta: number, length: number, scaling?: RopeScaling) {
+  const original = scaling?.original_max_position_embeddings ?? length;
   const factor = scaling?.factor ?? 1;
   let base = theta;
   const type = scaling?.rope_type ?? "default";
-  if (type === "dynamic" && positions > original) {
-    base = theta * (factor * positions / original - (factor - 1)) ** (dim / (dim - 2));
+  if (type === "dynamic" && length > original) {
+    base = theta * (factor * length / original - (factor - 1)) ** (dim / (dim - 2));
   }
   const plain = Array.from({ length: dim / 2 }, (_, j) => Math.fround(1 / base ** (2 * j / dim)));
   if (type === "default" || type === "dynamic") return { frequencies: plain, magnitude: 1 };
@@ -68,20 +84,34 @@ function inverseFrequencies(dim: number, theta: number, positions: number, scali
   }
   if (type === "yarn") {
     const turns = (n: number) => dim * Math.log(original / (n * 2 * Math.PI)) / (2 * Math.log(base));
-    const low = Math.max(0, Math.floor(turns(scaling?.beta_fast ?? 32)));
-    const high = Math.min(dim - 1, Math.ceil(turns(scaling?.beta_slow ?? 1)));
+    const [down, up] = scaling?.truncate === false ? [Number, Number] : [Math.floor, Math.ceil];
+    const low = Math.max(0, down(turns(scaling?.beta_fast || 32)));
+    const high = Math.min(dim - 1, up(turns(scaling?.beta_slow || 1)));
     const frequencies = plain.map((f, j) => {
-      const ramp = Math.min(1, Math.max(0, (j - low) / Math.max(high - low, 0.001)));
+      const ramp = Math.min(1, Math.max(0, (j - low) / (high === low ? 0.001 : high - low)));
       return Math.fround(f / factor * ramp + f * (1 - ramp));
     });
+    const scale = (m: number) => factor <= 1 ? 1 : 0.1 * m * Math.log(factor) + 1;
+    const { mscale, mscale_all_dim: all } = scaling ?? {};
     return {
       frequencies,
-      magnitude: scaling?.attention_factor ?? (factor <= 1 ? 1 : 0.1 * Math.log(factor) + 1),
+      magnitude: scaling?.attention_factor ?? (mscale && all ? scale(mscale) / scale(all) : scale(1)),
     };
+  }
+  if (type === "longrope") {
+    const factors = length > original ? scaling?.long_factor : scaling?.short_factor;
+    if (factors?.length !== dim / 2) {
+      throw new NibbleError("model/rope-type", `longrope needs ${dim / 2} factors, not ${factors?.length}`, {
+        where: "config.json, rope_scaling, short_factor and long_factor",
+      });
+    }
+    const frequencies = plain.map((_, j) => Math.fround(1 / (factors[j]! * base ** (2 * j / dim))));
+    const grown = factor <= 1 ? 1 : Math.sqrt(1 + Math.log(factor) / Math.log(original));
+    return { frequencies, magnitude: scaling?.attention_factor ?? grown };
   }
   throw new NibbleError("model/rope-type", `Unknown rope_type '${type}'`, {
     where: "config.json, rope_scaling",
-    remedy: "Supported: default, linear, dynamic, llama3, yarn.",
+    remedy: "Supported: default, linear, dynamic, llama3, yarn, longrope.",
   });
 }
 

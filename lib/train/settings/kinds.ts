@@ -86,6 +86,8 @@ export interface Setting {
   readonly needs?: string;
   /** Why the key is read but changes nothing here. */
   readonly noEffect?: string;
+  /** A password or token: never written into a recipe, a card or a table. */
+  readonly secret?: boolean;
   /** What is missing, where any value but the default is refused because it would change the result. */
   readonly unbuilt?: string;
 }

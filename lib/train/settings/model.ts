@@ -15,7 +15,7 @@ export const MODEL = {
     doc: "Revision of the base model where model_name_or_path is an adapter." },
   torch_dtype: { type: "choice?", default: null, from: "TRL 0.19",
     choices: ["auto", "bfloat16", "float16", "float32"],
-    doc: "Dtype of the base model's weights; null or auto: what config.json says. Sums are float32 always." },
+    doc: "Dtype of the frozen base's dense weights; auto: as the files store them; null: float32." },
   tokenizer_name_or_path: { type: "string?", default: null, from: "handbook",
     doc: "Tokenizer from elsewhere; null: the model's own." },
   chat_template: { type: "string?", default: null, from: "handbook",
