@@ -33,8 +33,8 @@
 export { NibbleError, type NibbleErrorOptions } from "./lib/errors.ts";
 
 // a whole run
-export { planMemory, type RecipeLike, train } from "./lib/api.ts";
-export { readRecipe, type Recipe } from "./lib/recipe/mod.ts";
+export { planMemory, readRecipe, type RecipeLike, train } from "./lib/api.ts";
+export type { Recipe } from "./lib/recipe/mod.ts";
 export type { Sample } from "./lib/train/output.ts";
 export type { TrainOptions, TrainResult } from "./lib/train/run.ts";
 export type { EvalLog, TrainLog } from "./lib/train/loop.ts";
@@ -44,6 +44,7 @@ export type { TrainSettings } from "./lib/train/settings.ts";
 // models, adapters, text
 export {
   addLora,
+  device,
   generate,
   type GeneratedText,
   type GenerateTextOptions,
@@ -63,13 +64,30 @@ export type { GenerateOptions, Generation } from "./lib/model/generate.ts";
 export type { QuantizationConfig } from "./lib/model/load.ts";
 export type { Model } from "./lib/model/model.ts";
 export type { SamplingOptions } from "./lib/model/sample.ts";
-export type { Message, Tokenizer } from "./lib/text/mod.ts";
+export {
+  encodeChat,
+  type EncodedExample,
+  inspectExample,
+  type Message,
+  type Tokenizer,
+} from "./lib/text/mod.ts";
 
 // device, tensors, 4 bits
-export { type Gpu, type GpuFeatures, type GpuOptions, openGpu as device } from "./lib/gpu/mod.ts";
+export {
+  defineKernel,
+  type Gpu,
+  type GpuFeatures,
+  type GpuOptions,
+  type Kernel,
+  type KernelTime,
+  profile,
+} from "./lib/gpu/mod.ts";
 export { type DType, type HostArray, keep, scope, Tensor, tensor } from "./lib/tensor/tensor.ts";
 export {
+  CODE_BOOKS,
+  type CodeBook,
   dequantize,
+  dynamicMap,
   quantize,
   QuantizedTensor,
   type QuantizeOptions,
@@ -80,10 +98,12 @@ export {
 export { forward, type ForwardOptions, logits, type ModelInput, modelInput } from "./lib/model/model.ts";
 export {
   createOptimizer,
+  createParameterPages,
   type Optimizer,
   type OptimizerSettings,
   type ParameterPages,
   type StepOptions,
 } from "./lib/optim/mod.ts";
+export * as ops from "./lib/tensor/ops/mod.ts";
 export { type HeadResult, linearCrossEntropy } from "./lib/tensor/ops/cross_entropy.ts";
 export { differentiate, noGrad } from "./lib/tensor/tape.ts";

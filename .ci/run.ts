@@ -37,7 +37,7 @@ const STAGES: Stage[] = [
 ];
 
 /** What a stage came to. */
-interface Outcome {
+export interface Outcome {
   passed: number;
   failed: number;
   skipped: number;
@@ -67,7 +67,7 @@ async function run(stage: Stage): Promise<Outcome> {
 }
 
 /** Adds up closing lines such as `ok | 3 passed (1 step) | 1 failed | 2 ignored (378ms)`. */
-function count(text: string, success: boolean, counts: boolean): Omit<Outcome, "seconds"> {
+export function count(text: string, success: boolean, counts: boolean): Omit<Outcome, "seconds"> {
   const closing = text.split("\n").filter((line) => /^(ok|FAILED) \| \d+ passed\b/.test(line));
   const sum = (word: string) =>
     closing.reduce((total, line) => total + Number(new RegExp(`\\| (\\d+) ${word}`).exec(line)?.[1] ?? 0), 0);
@@ -87,24 +87,29 @@ function isThere(folder: string): boolean {
   }
 }
 
-const outcomes: [string, Outcome][] = [];
-for (const stage of STAGES) {
-  if (stage.needs && !isThere(stage.needs)) {
-    console.log(`\n== ${stage.name}: nothing in ${stage.needs}/ yet, not counted`);
-    continue;
+/** Runs every stage; resolves to whether all went well. */
+async function main(): Promise<boolean> {
+  const outcomes: [string, Outcome][] = [];
+  for (const stage of STAGES) {
+    if (stage.needs && !isThere(stage.needs)) {
+      console.log(`\n== ${stage.name}: nothing in ${stage.needs}/ yet, not counted`);
+      continue;
+    }
+    console.log(`\n== ${stage.name}: ${stage.command.join(" ")}`);
+    outcomes.push([stage.name, await run(stage)]);
   }
-  console.log(`\n== ${stage.name}: ${stage.command.join(" ")}`);
-  outcomes.push([stage.name, await run(stage)]);
+
+  console.log("\n== summary");
+  for (const [name, o] of outcomes) {
+    const counted = `${o.passed} passed, ${o.failed} failed, ${o.skipped} skipped`;
+    console.log(
+      `${o.ok ? "ok    " : "FAILED"} ${name.padEnd(20)} ${o.seconds.toFixed(0).padStart(5)} s   ${counted}`,
+    );
+  }
+  const total = (key: "passed" | "failed") => outcomes.reduce((sum, [, o]) => sum + o[key], 0);
+  const ok = outcomes.every(([, o]) => o.ok) && total("passed") > 0;
+  console.log(`\n${total("passed")} passed, ${total("failed")} failed`);
+  return ok;
 }
 
-console.log("\n== summary");
-for (const [name, o] of outcomes) {
-  const counted = `${o.passed} passed, ${o.failed} failed, ${o.skipped} skipped`;
-  console.log(
-    `${o.ok ? "ok    " : "FAILED"} ${name.padEnd(20)} ${o.seconds.toFixed(0).padStart(5)} s   ${counted}`,
-  );
-}
-const total = (key: "passed" | "failed") => outcomes.reduce((sum, [, o]) => sum + o[key], 0);
-const ok = outcomes.every(([, o]) => o.ok) && total("passed") > 0;
-console.log(`\n${total("passed")} passed, ${total("failed")} failed`);
-Deno.exit(ok ? 0 : 1);
+if (import.meta.main) Deno.exit(await main() ? 0 : 1);

@@ -4,25 +4,47 @@
  * @module
  */
 import { dirname } from "@std/path";
-import { contentHash, openModel, readAdapter } from "./formats/mod.ts";
-import { openGpu } from "./gpu/mod.ts";
+import { contentHashOf, openModel, readAdapter, type TensorSource } from "./formats/mod.ts";
+import { type Gpu, type GpuOptions, openGpu } from "./gpu/mod.ts";
 import { fetchModel } from "./hub/mod.ts";
+import { type ModelChain, openChain, resolveModel } from "./lora/chain.ts";
 import { type Adapter, adapterShapes, addAdapter, type LoraConfig } from "./lora/lora.ts";
 import { writeModel, type WriteModelOptions } from "./lora/merge.ts";
 import * as peft from "./lora/peft.ts";
+import { quantizationName } from "./lora/provenance.ts";
 import { generate as generateTokens, type GenerateOptions, type Generation } from "./model/generate.ts";
 import { buildModel, type QuantizationConfig } from "./model/load.ts";
 import type { Model } from "./model/model.ts";
 import type { TorchDtype } from "./model/storage.ts";
+import { presented } from "./notebook/present.ts";
+import {
+  presentAdapter,
+  presentGpu,
+  presentModel,
+  presentPlan,
+  presentRecipe,
+  presentResult,
+} from "./notebook/present_run.ts";
 import { createParameterPages, type ParameterPages } from "./optim/mod.ts";
 import type { QuantType } from "./quant/mod.ts";
-import { type Recipe, recipeOf } from "./recipe/mod.ts";
+import { readRecipe as readRecipeFile, type Recipe, recipeOf } from "./recipe/mod.ts";
 import { writeRecipe } from "./recipe/mod.ts";
+import type { Tensor } from "./tensor/tensor.ts";
 import { createTokenizer, encodeChatPrompt, type Message, type Tokenizer } from "./text/mod.ts";
 import { textStream } from "./text/stream.ts";
 import { planRecipe, type PlanRecipeOptions, type RecipePlan } from "./train/plan_recipe.ts";
 import { train as trainSettings, type TrainOptions, type TrainResult } from "./train/run.ts";
 import type { TrainSettings } from "./train/settings.ts";
+
+/**
+ * Opens the adapter's device, which everything computes on. Calling it again returns the open one, unless options are
+ * given.
+ *
+ * @throws NibbleError `gpu/no-adapter` where WebGPU finds no adapter
+ */
+export async function device(options?: GpuOptions): Promise<Gpu> {
+  return presented(await openGpu(options), presentGpu);
+}
 
 /** Options of {@link loadModel}. */
 export interface LoadModelOptions {
@@ -41,23 +63,25 @@ export interface LoadModelOptions {
 /**
  * Puts a causal language model on the device, quantized tensor by tensor on the way if asked for.
  *
- * @param path a folder in Hugging Face layout, a `.gguf` file, or a Hub id such as `org/name`
+ * @param path a folder in Hugging Face layout, a `.gguf` file, or a Hub id such as `org/name`; an adapter's folder or
+ *   id gives its base with the adapter merged in
  * @throws NibbleError for a model that cannot be found, read, or is of another architecture; each names the file
  */
 export async function loadModel(path: string, options: LoadModelOptions = {}): Promise<Model> {
   await openGpu();
   const { quantization, torch_dtype, maxPositions, revision, onProgress } = options;
-  const files = openModel(await fetchModel(path, revision ? { revision } : {}));
+  const chain = await resolveModel(path, revision ? { revision } : {});
+  const files = openChain(chain);
   const given = typeof quantization === "string" ? { quantType: quantization } : quantization;
   const config = given && { quantType: "nf4" as const, blocksize: 64, doubleQuant: true, ...given };
   try {
     const model = buildModel(files.config, files.source, {
-      ...{ quantization: config, torch_dtype },
+      ...{ path: files.path, quantization: config, torch_dtype },
       ...(maxPositions ? { maxPositions } : {}),
       ...(onProgress ? { onProgress } : {}),
     });
-    origins.set(model, { id: path, revision, files: files.path, quantization: config });
-    return model;
+    origins.set(model, { chain, quantization: config });
+    return presented(model, presentModel);
   } finally {
     files.source.close();
   }
@@ -65,10 +89,7 @@ export async function loadModel(path: string, options: LoadModelOptions = {}): P
 
 /** Where a model came from, which adapters record and are checked against. */
 interface Origin {
-  id: string;
-  revision: string | undefined;
-  /** Folder or file on this disk. */
-  files: string;
+  chain: ModelChain;
   quantization: QuantizationConfig | undefined;
 }
 
@@ -128,28 +149,48 @@ export interface LoraOptions extends Partial<LoraConfig> {
 export function addLora(model: Model, options: LoraOptions = {}): LoraAdapter {
   const { seed = 42, ...given } = options;
   const config: LoraConfig = {
-    ...{ r: 8, lora_alpha: 8, lora_dropout: 0, use_rslora: false, target_modules: ["q_proj", "v_proj"] },
+    ...{ r: 8, lora_alpha: 8, lora_dropout: 0, use_rslora: false },
+    target_modules: model.config.family.loraTargets,
     ...given,
   };
-  const pages = parameterPages(model, config);
-  return owned(model, addAdapter(model, config, pages.tensors, seed), pages);
+  const pages = createParameterPages(adapterShapes(model, config), "adapter");
+  try {
+    const adapter = withWeights(
+      model,
+      (weights) => addAdapter(model, config, pages.tensors, seed, { weights }),
+    );
+    return owned(model, adapter, pages);
+  } catch (error) {
+    pages.dispose();
+    throw error;
+  }
 }
 
-function parameterPages(model: Model, config: LoraConfig): ParameterPages {
-  return createParameterPages(adapterShapes(model, config).map((p) => ({ ...p, decay: true })), "adapter");
+/** Runs `work` with the model's files open, where they are known, for initialisations that decompose them. */
+function withWeights<T>(model: Model, work: (weights: TensorSource | undefined) => T): T {
+  const origin = origins.get(model);
+  if (!origin) return work(undefined);
+  const { source } = openChain(origin.chain);
+  try {
+    return work(source);
+  } finally {
+    source.close();
+  }
 }
 
 /** `adapter` itself becomes the owner: its `enabled` switch is what the layers look at. */
 function owned(model: Model, adapter: Adapter, pages: ParameterPages | undefined): LoraAdapter {
-  const tensors = [...adapter.layers.values()].flatMap(({ a, b }) => [a, b]);
-  return Object.assign(adapter, {
+  const tensors = [
+    ...[...adapter.layers.values()].flatMap(({ a, b, dora }) => dora ? [a, b, dora.magnitude] : [a, b]),
+    ...[...adapter.whole.values()].map(({ trained }) => trained),
+  ];
+  return Object.assign(presented(adapter, presentAdapter), {
     model,
     pages,
     parameterCount: tensors.reduce((n, t) => n + t.size, 0),
     dispose() {
       adapter.remove();
-      if (pages) pages.dispose();
-      else for (const t of tensors) t.dispose();
+      pages?.dispose();
     },
   });
 }
@@ -172,20 +213,25 @@ export async function saveAdapter(
   const origin = origins.get(model);
   Deno.mkdirSync(folder, { recursive: true });
   await peft.saveAdapter(adapter, folder, {
-    base: options.base ?? origin?.id ?? model.path,
-    revision: origin?.revision,
-    ...(origin ? { provenance: provenanceOf(origin) } : {}),
+    base: options.base ?? origin?.chain.base ?? model.path,
+    revision: origin?.chain.revision,
+    ...(origin ? { provenance: provenanceOf(origin), openBase: () => openChain(origin.chain) } : {}),
   });
   options.tokenizer?.save(folder);
 }
 
-function provenanceOf({ files, quantization }: Origin): { base_hash: string; base_quantization?: string } {
-  const base_hash = contentHash(files);
-  if (!quantization) return { base_hash };
-  return {
-    base_hash,
-    base_quantization: `${quantization.quantType}${quantization.doubleQuant ? "+double" : ""}`,
-  };
+function hashOf(chain: ModelChain): string {
+  const files = openChain(chain);
+  try {
+    return contentHashOf(files);
+  } finally {
+    files.source.close();
+  }
+}
+
+function provenanceOf({ chain, quantization }: Origin): { base_hash: string; base_quantization?: string } {
+  const base_hash = hashOf(chain);
+  return quantization ? { base_hash, base_quantization: quantizationName(quantization) } : { base_hash };
 }
 
 /**
@@ -201,17 +247,17 @@ export function loadAdapter(
 ): LoraAdapter {
   const saved = readAdapter(folder).config;
   const origin = origins.get(model);
-  const baseHash = saved.nibble?.base_hash && origin ? contentHash(origin.files) : undefined;
-  if (!options.is_trainable) return owned(model, peft.loadAdapter(model, folder, { baseHash }), undefined);
-  const pages = parameterPages(model, {
-    r: saved.r,
-    lora_alpha: saved.lora_alpha,
-    lora_dropout: saved.lora_dropout,
-    use_rslora: saved.use_rslora,
-    target_modules: saved.target_modules ?? ["q_proj", "v_proj"],
-  });
+  const baseHash = saved.nibble?.base_hash && origin ? hashOf(origin.chain) : undefined;
+  const load = (parameters?: ReadonlyMap<string, Tensor>) =>
+    withWeights(
+      model,
+      (weights) =>
+        peft.loadAdapter(model, folder, { baseHash, weights, ...(parameters ? { parameters } : {}) }),
+    );
+  if (!options.is_trainable) return owned(model, load(), undefined);
+  const pages = createParameterPages(adapterShapes(model, peft.savedConfig(model, saved)), "adapter");
   try {
-    return owned(model, peft.loadAdapter(model, folder, { baseHash, parameters: pages.tensors }), pages);
+    return owned(model, load(pages.tensors), pages);
   } catch (error) {
     pages.dispose();
     throw error;
@@ -278,6 +324,16 @@ export async function generate(
   return { ...result, text, promptTokens: ids.length };
 }
 
+/**
+ * Reads a recipe file; what it does not give has its default.
+ *
+ * @param overrides words of a command line, such as `--max_steps=10`, which win over the file
+ * @throws NibbleError naming file and line: a missing file, an unknown key with its nearest name, a wrong value
+ */
+export function readRecipe(path: string, overrides: readonly string[] = []): Recipe {
+  return presented(readRecipeFile(path, overrides), presentRecipe);
+}
+
 /** A recipe as it was read, or an object with a recipe's keys; what is not given has its default. */
 export type RecipeLike = Recipe | (Partial<TrainSettings> & Record<string, unknown>);
 
@@ -303,7 +359,7 @@ function settled(
  */
 export async function train(recipe: RecipeLike, options: TrainOptions = {}): Promise<TrainResult> {
   const { settings, recipeText, base } = settled(recipe);
-  return await trainSettings(settings, { recipeText, base, ...options });
+  return presented(await trainSettings(settings, { recipeText, base, ...options }), presentResult);
 }
 
 /**
@@ -313,5 +369,5 @@ export async function train(recipe: RecipeLike, options: TrainOptions = {}): Pro
  */
 export async function planMemory(recipe: RecipeLike, options: PlanRecipeOptions = {}): Promise<RecipePlan> {
   const { settings, base } = settled(recipe);
-  return await planRecipe(settings, { base, ...options });
+  return presented(await planRecipe(settings, { base, ...options }), presentPlan);
 }

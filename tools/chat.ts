@@ -9,6 +9,8 @@ import { parseArgs } from "node:util";
 import { generate, loadAdapter, loadModel, type LoadModelOptions, loadTokenizer } from "../lib/api.ts";
 import { NibbleError } from "../lib/errors.ts";
 import { readAdapter } from "../lib/formats/mod.ts";
+import { baseOfAdapter } from "../lib/lora/chain.ts";
+import { parseQuantization } from "../lib/lora/provenance.ts";
 import { describeLoad } from "../lib/model/load.ts";
 import type { Model } from "../lib/model/model.ts";
 import { encodeChatPrompt, type Message, type Tokenizer } from "../lib/text/mod.ts";
@@ -112,7 +114,7 @@ async function main(): Promise<number> {
     return 0;
   }
   const saved = args.adapter ? readAdapter(args.adapter).config : undefined;
-  const name = args.model ?? saved?.base_model_name_or_path ?? undefined;
+  const name = args.model ?? (saved && await baseOfAdapter(saved));
   if (!name) {
     console.error(HELP);
     return 2;
@@ -125,8 +127,7 @@ async function main(): Promise<number> {
     ...(fourBits
       ? {
         quantization: {
-          quantType: quantTypeOf(trainedOn),
-          doubleQuant: !trainedOn || /double/.test(trainedOn),
+          ...(parseQuantization(trainedOn) ?? { quantType: "nf4", doubleQuant: true }),
         },
       }
       : {}),
@@ -218,11 +219,6 @@ async function load(name: string, fromAdapter: boolean, options: LoadModelOption
       cause: error,
     });
   }
-}
-
-function quantTypeOf(trainedOn: string | undefined): "nf4" | "fp4" | "int4" {
-  const type = trainedOn?.split("+")[0];
-  return type === "fp4" || type === "int4" ? type : "nf4";
 }
 
 function hasTokenizer(folder: string | undefined): boolean {

@@ -4,20 +4,15 @@
  * @module
  */
 import { fromFileUrl, join, resolve } from "@std/path";
+import { readNotebook, staleCells, textOf } from "./notebook_file.ts";
 
 const ROOT = fromFileUrl(new URL("..", import.meta.url));
 const ROOTS = ["mod.ts", "train.ts", "lib", "tests", "tools", "bench", "compat", ".ci"];
 
 /** The code cells of a notebook as one module. */
 function cellsOf(notebook: string): string {
-  interface Cell {
-    cell_type: string;
-    source: string | string[];
-  }
-  const { cells } = JSON.parse(Deno.readTextFileSync(notebook)) as { cells: Cell[] };
-  return cells.filter((cell) => cell.cell_type === "code").map((cell) => [cell.source].flat().join("")).join(
-    "\n;\n",
-  );
+  const code = readNotebook(notebook).cells.filter((cell) => cell.cell_type === "code");
+  return code.map((cell) => textOf(cell.source)).join("\n;\n");
 }
 
 async function deno(...args: string[]): Promise<boolean> {
@@ -42,7 +37,10 @@ const notebooks = exists("notebooks")
 
 const results: [string, boolean][] = [];
 results.push(["format", await deno("fmt", "--check", "--quiet")]);
-if (notebooks.length > 0) results.push(["format of notebooks", await notebooksFormatted()]);
+if (notebooks.length > 0) {
+  results.push(["format of notebooks", await notebooksFormatted()]);
+  results.push(["outputs of notebooks", await notebooksFresh()]);
+}
 results.push(["lint", await deno("lint", "--quiet", ...roots)]);
 results.push(["types", await deno("check", "--quiet", ...roots)]);
 
@@ -58,9 +56,12 @@ try {
   const documented = ["mod.ts", "lib", "README.md"].filter(exists);
   results.push(["types of examples", await deno("check", "--quiet", "--doc", "-c", config, ...documented)]);
   notebooks.forEach((name, i) => Deno.writeTextFileSync(cells[i]!, cellsOf(join(ROOT, "notebooks", name))));
-  const types = ["check", "--quiet", "-c", config, ...cells];
   if (cells.length > 0) {
-    results.push([`types of the cells of ${cells.length} notebooks`, await deno(...types)]);
+    const types = await deno("check", "--quiet", "-c", config, ...cells);
+    results.push([`types of the cells of ${cells.length} notebooks`, types]);
+    // a name may be for the reader's own use, and cells are joined by empty statements
+    const rules = "--rules-exclude=no-unused-vars,no-extra-semi";
+    results.push(["lint of the cells", await deno("lint", "--quiet", rules, ...cells)]);
   }
 } finally {
   [config, ...cells].filter((path) => exists(path)).forEach((path) => Deno.removeSync(path));
@@ -84,4 +85,19 @@ async function notebooksFormatted(): Promise<boolean> {
   }
   await Deno.remove(folder, { recursive: true });
   return same;
+}
+
+/** Whether every committed output was made by the code above it. */
+async function notebooksFresh(): Promise<boolean> {
+  let fresh = true;
+  for (const name of notebooks) {
+    const stale = await staleCells(readNotebook(join(ROOT, "notebooks", name)));
+    if (stale.length === 0) continue;
+    console.error(
+      `${name}: outputs of cells ${stale.join(", ")} are older than the code, or missing: ` +
+        `deno task notebooks:run --write notebooks/${name}`,
+    );
+    fresh = false;
+  }
+  return fresh;
 }

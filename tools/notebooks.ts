@@ -1,158 +1,112 @@
 /**
- * `deno task notebooks` opens the course in JupyterLab; `deno task notebooks:run [names]` executes the notebooks
- * without a window and writes them as HTML to `.cache/notebooks`.
- *
- * Jupyter lives in a Python environment `.venv` in this repository, and so does the Deno kernel, which is this very
- * executable with the adapter that was found: nothing is written to the user's home.
+ * `deno task notebooks` opens the course in JupyterLab; `deno task notebooks:run [--write] [names]` executes the
+ * notebooks without a window, tries their exercises with solutions and usual mistakes, and writes HTML to
+ * `.cache/notebooks`. With `--write` the outputs go into the notebooks too.
  * @module
  */
-import { basename, fromFileUrl, join, resolve } from "@std/path";
+import { basename, dirname, join, resolve } from "@std/path";
 import { NibbleError } from "../lib/errors.ts";
-import { aptInstall, isDebian } from "./setup.ts";
+import { ensureJupyter, jupyterEnv, LAB, PYTHON, quiet, registerKernel, ROOT, RUN } from "./jupyter.ts";
+import {
+  codeHashes,
+  judgeVariants,
+  keptOutputs,
+  type Notebook,
+  readNotebook,
+  withVariants,
+  writeNotebook,
+} from "./notebook_file.ts";
 
-const ROOT = fromFileUrl(new URL("..", import.meta.url));
-const VENV = join(ROOT, ".venv");
-const PYTHON = join(VENV, ...(Deno.build.os === "windows" ? ["Scripts", "python.exe"] : ["bin", "python"]));
 const OUT = join(ROOT, ".cache", "notebooks");
 /** Seconds that one cell may take. */
 const CELL_TIMEOUT = 600;
-const RUN = {
-  modules: ["nbconvert", "nbclient", "jupyter_client"],
-  packages: ["nbconvert>=7,<8", "nbclient<1", "jupyter-client<9"],
-};
-const LAB = { modules: ["jupyterlab"], packages: ["jupyterlab>=4,<5"] };
-/** Variables by which a kernel finds the adapter that `tools/task.ts` found. */
-const ADAPTER = [
-  "DENO_WEBGPU_BACKEND",
-  "LD_LIBRARY_PATH",
-  "VK_DRIVER_FILES",
-  "VK_ICD_FILENAMES",
-  "XDG_RUNTIME_DIR",
-];
 
-interface Result {
-  ok: boolean;
-  text: string;
+/** What executing a notebook came to. */
+interface Outcome {
+  problems: string[];
+  /** Exercises tried, solutions and mistakes. */
+  tried: number;
 }
 
-async function quiet(command: string, args: string[], env: Record<string, string> = {}): Promise<Result> {
-  try {
-    const out = await new Deno.Command(command, { args, env, stdin: "null", stderr: "piped" }).output();
-    const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes).trim();
-    return { ok: out.success, text: [decode(out.stdout), decode(out.stderr)].filter(Boolean).join("\n") };
-  } catch (error) {
-    return { ok: false, text: (error as Error).message };
-  }
+async function execute(path: string, write: boolean, scratch: string): Promise<Outcome> {
+  const name = basename(path, ".ipynb");
+  const notebook = readNotebook(path);
+  const input = join(scratch, `${name}.ipynb`), output = join(scratch, `${name}.out.ipynb`);
+  writeNotebook(input, withVariants(notebook));
+  const script = join(ROOT, "tools", "execute_notebook.py");
+  const args = [script, input, dirname(path), output, join(OUT, `${name}.html`), String(CELL_TIMEOUT)];
+  // times differ from run to run: outputs that are kept have none
+  const env = { ...jupyterEnv(scratch), ...(write ? { NIBBLE_TIMINGS: "off" } : {}) };
+  const { ok, text } = await quiet(PYTHON, args, env);
+  if (!ok) return { problems: [text], tried: 0 };
+  const executed = readNotebook(output);
+  const { tried, problems } = judgeVariants(executed);
+  if (write && problems.length === 0) await keep(path, notebook, executed);
+  return { problems, tried };
 }
 
-/** Finds or makes the Python environment with these packages in it. */
-async function ensureJupyter({ modules, packages }: typeof RUN): Promise<void> {
-  const there = () => quiet(PYTHON, ["-c", `import ${modules.join(", ")}`]);
-  if ((await there()).ok) return;
-  if (!(await quiet(PYTHON, ["-m", "pip", "--version"])).ok) {
-    console.error("[setup] Making a Python environment for Jupyter in .venv");
-    const make = () =>
-      quiet(Deno.build.os === "windows" ? "python" : "python3", ["-m", "venv", "--clear", VENV]);
-    let made = await make();
-    // Debian splits venv off Python.
-    if (!made.ok && Deno.build.os === "linux" && isDebian() && Deno.uid() === 0) {
-      console.error("[setup] Installing what Debian splits off Python: apt-get install python3-venv");
-      if (await aptInstall(["python3-venv"])) made = await make();
-    }
-    if (!made.ok) {
-      throw new NibbleError("setup/python", "Cannot make a Python environment for Jupyter", {
-        where: made.text,
-        remedy: isDebian()
-          ? "Type: sudo apt-get install python3-venv"
-          : "Install Python 3 with its venv module.",
-      });
-    }
-  }
-  console.error(`[setup] Installing ${packages.join(", ")} into .venv`);
-  const pip = ["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"];
-  const installed = await quiet(PYTHON, [...pip, ...packages]);
-  const works = await there();
-  if (installed.ok && works.ok) return;
-  throw new NibbleError("setup/jupyter", "Cannot install Jupyter into .venv", {
-    where: (installed.ok ? works : installed).text,
-    remedy: "Check pip's package index and the network.",
+/** Puts the outputs of an executed copy into the notebook, with the hash of the code that made them. */
+async function keep(path: string, notebook: Notebook, executed: Notebook): Promise<void> {
+  const hashes = await codeHashes(notebook);
+  const cells = executed.cells.filter((cell) => !cell.metadata.nibble?.variant);
+  let count = 0;
+  notebook.cells.forEach((cell, i) => {
+    if (cell.cell_type !== "code") return;
+    cell.execution_count = ++count;
+    cell.outputs = keptOutputs({ ...cell, outputs: cells[i]!.outputs ?? [] }).map((output) =>
+      "execution_count" in output ? { ...output, execution_count: count } : output
+    );
+    cell.metadata = { ...cell.metadata, nibble: { ...cell.metadata.nibble, code: hashes.get(cell)! } };
   });
-}
-
-/** Registers this Deno as the kernel `deno` of the environment, and of it alone. */
-function registerKernel(): void {
-  const folder = join(VENV, "share", "jupyter", "kernels", "deno");
-  Deno.mkdirSync(folder, { recursive: true });
-  const env = Object.fromEntries(ADAPTER.flatMap((name) => {
-    const value = Deno.env.get(name);
-    return value ? [[name, value]] : [];
-  }));
-  const spec = {
-    argv: [Deno.execPath(), "jupyter", "--kernel", "--conn", "{connection_file}"],
-    display_name: "Deno",
-    language: "typescript",
-    env,
-  };
-  const path = join(folder, "kernel.json");
-  Deno.writeTextFileSync(`${path}.tmp`, JSON.stringify(spec, null, 2));
-  Deno.renameSync(`${path}.tmp`, path);
+  writeNotebook(path, notebook);
 }
 
 /** Executes notebooks one after the other; prints a closing line as `deno test` does. */
-async function runAll(paths: string[]): Promise<boolean> {
+async function runAll(paths: string[], write: boolean): Promise<boolean> {
   const scratch = await Deno.makeTempDir({ prefix: "nibble-jupyter-" });
-  const env = {
-    JUPYTER_PREFER_ENV_PATH: "1",
-    JUPYTER_RUNTIME_DIR: join(scratch, "runtime"),
-    JUPYTER_CONFIG_DIR: join(scratch, "config"),
-    JUPYTER_DATA_DIR: join(scratch, "data"),
-    NO_COLOR: "1",
-  };
-  let failed = 0;
+  Deno.mkdirSync(OUT, { recursive: true });
+  let failed = 0, exercises = 0;
   const started = performance.now();
   const seconds = (since: number) => `${((performance.now() - since) / 1000).toFixed(0)}s`;
   try {
     for (const path of paths) {
       const at = performance.now();
-      const execute = ["--execute", `--ExecutePreprocessor.timeout=${CELL_TIMEOUT}`];
-      const kernel = "--ExecutePreprocessor.kernel_name=deno";
-      const to = ["--to", "html", "--output-dir", OUT];
-      const { ok, text } = await quiet(PYTHON, ["-m", "nbconvert", ...to, ...execute, kernel, path], env);
-      if (!ok) failed++;
-      if (!ok) console.log(text);
-      console.log(`${basename(path)} ... ${ok ? "ok" : "FAILED"} (${seconds(at)})`);
+      const { problems, tried } = await execute(path, write, scratch);
+      exercises += tried;
+      if (problems.length) failed++;
+      for (const problem of problems) console.log(problem);
+      const how = problems.length ? "FAILED" : `ok, ${tried} answers to exercises tried`;
+      console.log(`${basename(path)} ... ${how} (${seconds(at)})`);
     }
   } finally {
     await Deno.remove(scratch, { recursive: true });
   }
   const passed = paths.length - failed;
-  console.log(`\n${failed ? "FAILED" : "ok"} | ${passed} passed | ${failed} failed (${seconds(started)})`);
+  const steps = `${exercises} step${exercises === 1 ? "" : "s"}`;
+  console.log(
+    `\n${failed ? "FAILED" : "ok"} | ${passed} passed (${steps}) | ${failed} failed (${seconds(started)})`,
+  );
   return failed === 0;
 }
 
 function notebooks(names: string[]): string[] {
   if (names.length > 0) return names.map((name) => resolve(name));
-  try {
-    const folder = join(ROOT, "notebooks");
-    const found = [...Deno.readDirSync(folder)].map((entry) => entry.name).filter((name) =>
-      name.endsWith(".ipynb")
-    );
-    return found.sort().map((name) => join(folder, name));
-  } catch {
-    return [];
-  }
+  const folder = join(ROOT, "notebooks");
+  const found = [...Deno.readDirSync(folder)].map((entry) => entry.name);
+  return found.filter((name) => name.endsWith(".ipynb")).sort().map((name) => join(folder, name));
 }
 
 async function main(args: string[]): Promise<number> {
-  const run = args[0] === "--run";
-  const paths = notebooks(run ? args.slice(1) : []);
-  if (run && paths.length === 0) {
-    console.log("There are no notebooks.");
-    return 0;
+  const flags = ["--run", "--write"];
+  const [run, write] = flags.map((flag) => args.includes(flag));
+  if (run) {
+    const paths = notebooks(args.filter((arg) => !flags.includes(arg)));
+    await ensureJupyter(RUN);
+    registerKernel();
+    return await runAll(paths, write!) ? 0 : 1;
   }
-  await ensureJupyter(run ? RUN : LAB);
+  await ensureJupyter(LAB);
   registerKernel();
-  if (run) return await runAll(paths) ? 0 : 1;
   // JupyterLab refuses root unless told; who runs this as root has decided already.
   const root = Deno.build.os !== "windows" && Deno.uid() === 0 ? ["--allow-root"] : [];
   const lab = new Deno.Command(PYTHON, {

@@ -38,8 +38,10 @@ const TASKS: Record<string, Task> = {
   chat: { adapter: "any", command: run("tools/chat.ts") },
   doctor: { adapter: "any", command: run("tools/doctor.ts") },
   plan: { adapter: "any", command: run("tools/plan.ts") },
+  recipe: { adapter: "none", command: run("tools/recipe.ts") },
   test: { adapter: "any", command: test },
   "test:swiftshader": { adapter: "swiftshader", command: test },
+  "test:interop": { adapter: "any", command: run("tools/interop.ts") },
   bench: {
     adapter: "any",
     command: (args) => ["bench", "-A", "--no-check", ...(args.length ? args : ["bench"])],

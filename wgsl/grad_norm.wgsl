@@ -65,4 +65,5 @@ fn finish(@builtin(local_invocation_index) lane: u32) {
   let t = p.step - metrics[2];
   metrics[4] = select(1.0, one_minus_exp(t * p.log_beta1), p.log_beta1 < 0.0);
   metrics[5] = select(1.0, sqrt(one_minus_exp(t * p.log_beta2)), p.log_beta2 < 0.0);
+  metrics[6] = t;
 }

@@ -4,7 +4,7 @@
  *
  *     deno run -A bench/stories/stories.ts [--dump=batches.json] [--steps=300]
  *
- * `--dump` writes every training window, evaluation batch and initial adapter, on which `peft.py` beside this file
+ * `--dump` writes every training window, evaluation batch and initial adapter, on which `reference.py` beside this file
  * trains PEFT's model: so both stacks see the same tokens in the same order.
  * @module
  */

@@ -28,6 +28,13 @@ export type Example =
     prompt: string | Message[];
     chosen: string | Message[];
     rejected: string | Message[];
+  }
+  | ExampleBase & {
+    kind: "judged";
+    prompt: string | Message[];
+    completion: string | Message[];
+    /** Whether the answer is a desirable one. */
+    label: boolean;
   };
 
 /** The forms of data. */
@@ -57,8 +64,11 @@ export interface ExampleSet {
 
 /** Settings of {@link toExamples}. */
 export interface ToExamplesOptions {
-  /** What the rows are for. Preference data are taken as such only for `preference`. Default `sft`. */
-  task?: "sft" | "preference" | "text";
+  /**
+   * What the rows are for. Preference data are taken as such only for `preference`, and for `judged`, where answers
+   * with a label are taken too. Default `sft`.
+   */
+  task?: "sft" | "preference" | "judged" | "text";
   /** Column of plain text (`dataset_text_field`, `text_column`). Default `text`. */
   text_column?: string | undefined;
 }
@@ -68,7 +78,8 @@ type Reader = (row: Row) => Pick<Example, "kind"> & Record<string, unknown>;
 /**
  * Recognises the columns and reads every row. Forms, the first that fits: `messages`; `conversations` (ShareGPT);
  * `prompt` + `completion`; `instruction` + `input` + `output` (Alpaca); a text column; for preferences `chosen` +
- * `rejected`, with `prompt` or with the prompt as their common beginning.
+ * `rejected`, with `prompt` or with the prompt as their common beginning; for judged answers also `prompt` +
+ * `completion` + `label`.
  *
  * Rows that cannot be used (an empty turn, no answer) are left out and listed. Rows of the wrong form (unknown roles,
  * content that is no text) end in one {@link NibbleError} `data/bad-rows` that lists them. Others:
@@ -84,35 +95,67 @@ type Reader = (row: Row) => Pick<Example, "kind"> & Record<string, unknown>;
  * ```
  */
 export function toExamples(rows: readonly Row[], options: ToExamplesOptions = {}): ExampleSet {
-  if (rows.length === 0) {
-    throw new NibbleError("data/empty", "The data set has no rows", {
-      remedy: "Check the split and its files.",
-    });
-  }
-  const [columns, read] = chooseReader(rows[0], options);
-  const examples: Example[] = [], issues: DataIssue[] = [], fatal: DataIssue[] = [];
-  rows.forEach((row, i) => {
-    const base = { row: i + 1, where: nameRow(row, i + 1) };
-    try {
-      examples.push({ ...read(row), ...base, ...readVariables(row) } as Example);
-    } catch (error) {
-      if (!(error instanceof RowProblem)) throw error;
-      (error.fatal ? fatal : issues).push({ ...base, problem: error.message });
-    }
-  });
-  if (fatal.length > 0) {
-    throw new NibbleError("data/bad-rows", `${fatal.length} of ${rows.length} rows have the wrong form`, {
+  const reader = exampleReader(options);
+  const examples = rows.flatMap((row, i) => reader.read(row, i + 1) ?? []);
+  return { ...reader.end(), examples };
+}
+
+/** Reads rows one by one, as {@link toExamples} does all at once. */
+export interface ExampleReader {
+  /** The example of a row, or undefined where it cannot be used. */
+  read(row: Row, number: number): Example | undefined;
+  /** What was found, after the last row. Throws what {@link toExamples} throws. */
+  end(): Omit<ExampleSet, "examples">;
+}
+
+/** Rows of the wrong form that are gathered for one message before reading stops. */
+const MOST_FATAL = 1000;
+
+/** A reader whose form is that of the first row. */
+export function exampleReader(options: ToExamplesOptions = {}): ExampleReader {
+  let chosen: ReturnType<typeof chooseReader> | undefined;
+  let kind: ExampleKind | undefined;
+  let count = 0;
+  const issues: DataIssue[] = [], fatal: DataIssue[] = [];
+  const checkFatal = () => {
+    if (fatal.length === 0) return;
+    throw new NibbleError("data/bad-rows", `${fatal.length} of ${count} rows have the wrong form`, {
       where: listIssues(fatal, 5),
       remedy: "Mend or remove these rows.",
     });
-  }
-  if (examples.length === 0) {
-    throw new NibbleError("data/no-usable-rows", `None of the ${rows.length} rows can be used`, {
-      where: listIssues(issues, 5),
-      remedy: "Check that the columns hold what their names say.",
-    });
-  }
-  return { kind: examples[0].kind, columns, examples, issues };
+  };
+  return {
+    read(row, number) {
+      chosen ??= chooseReader(row, options);
+      count++;
+      const base = { row: number, where: nameRow(row, number) };
+      try {
+        const example = { ...chosen[1](row), ...base, ...readVariables(row) } as Example;
+        kind ??= example.kind;
+        return example;
+      } catch (error) {
+        if (!(error instanceof RowProblem)) throw error;
+        (error.fatal ? fatal : issues).push({ ...base, problem: error.message });
+        if (fatal.length === MOST_FATAL) checkFatal();
+        return undefined;
+      }
+    },
+    end() {
+      if (chosen === undefined) {
+        throw new NibbleError("data/empty", "The data set has no rows", {
+          remedy: "Check the split and its files.",
+        });
+      }
+      checkFatal();
+      if (kind === undefined) {
+        throw new NibbleError("data/no-usable-rows", `None of the ${count} rows can be used`, {
+          where: listIssues(issues, 5),
+          remedy: "Check that the columns hold what their names say.",
+        });
+      }
+      return { kind, columns: chosen[0], issues };
+    },
+  };
 }
 
 /** `train.jsonl:17: empty turn; ...`, at most `limit` rows. */
@@ -124,7 +167,8 @@ export function listIssues(issues: readonly DataIssue[], limit: number): string 
 function chooseReader(first: Row, options: ToExamplesOptions): [columns: string[], read: Reader] {
   const { task = "sft", text_column = "text" } = options;
   const readers: [tasks: string, columns: string[], read: Reader][] = [
-    ["preference", ["chosen", "rejected"], readPreference],
+    ["judged", ["prompt", "completion", "label"], readJudged],
+    ["preference judged", ["chosen", "rejected"], readPreference],
     [
       "sft",
       ["messages"],
@@ -146,7 +190,9 @@ function chooseReader(first: Row, options: ToExamplesOptions): [columns: string[
     columns.join(" + ")
   );
   const other = "chosen" in first && task !== "preference"
-    ? " These are preferences: train them with DPO or ORPO."
+    ? " These are preferences: train them with DPO, ORPO or KTO."
+    : "label" in first && task === "preference"
+    ? " These are answers judged one by one: train them with KTO."
     : "";
   throw new NibbleError("data/no-columns", `No columns to train on among: ${Object.keys(first).join(", ")}`, {
     where: nameRow(first, 1),
@@ -160,6 +206,16 @@ function readPromptCompletion(row: Row): ReturnType<Reader> {
     throw new RowProblem("prompt and completion must both be text or both be messages", true);
   }
   return { kind: "prompt_completion", prompt, completion };
+}
+
+/** An answer that was judged by itself; the label is true, false, 1 or 0. */
+function readJudged(row: Row): ReturnType<Reader> {
+  const { prompt, completion } = readPromptCompletion(row);
+  const { label } = row;
+  if (label !== true && label !== false && label !== 1 && label !== 0) {
+    throw new RowProblem(`label is ${JSON.stringify(label) ?? "missing"}, neither true nor false`, true);
+  }
+  return { kind: "judged", prompt, completion, label: Boolean(label) };
 }
 
 function readAlpaca(row: Row): ReturnType<Reader> {

@@ -13,12 +13,34 @@ export type LoadSplit = (
   options: { split: string; config?: string | undefined },
 ) => Promise<Row[]>;
 
-/** Training rows, and test rows if there are any. */
-export interface DatasetSplits {
+/** Training rows, and test rows if there are any; or whatever stands for rows. */
+export interface DatasetSplits<T = Row> {
   /** Rows to train on. */
-  train: Row[];
+  train: T[];
   /** Rows to evaluate on. */
-  test?: Row[];
+  test?: T[];
+}
+
+/** What mixing needs to know of a kind of rows: rows themselves, or numbers that stand for rows on disk. */
+export interface PartLoader<T> {
+  /** The rows of one split, and the columns that they have. */
+  load(
+    id: string,
+    options: { split: string; config?: string | undefined },
+  ): Promise<{ rows: readonly T[]; columns: ReadonlySet<string> }>;
+  /** Keeps only these columns, where present. */
+  select(rows: readonly T[], columns: readonly string[]): readonly T[];
+}
+
+/** Rows in memory. */
+function inMemory(load: LoadSplit): PartLoader<Row> {
+  return {
+    async load(id, options) {
+      const rows = await load(id, options);
+      return { rows, columns: columnsOf(rows) };
+    },
+    select: (rows, columns) => rows.map((row) => selectColumns(row, columns)),
+  };
 }
 
 /** One entry of `dataset_mixture.datasets`. */
@@ -86,7 +108,12 @@ export function trainTestSplit<T>(
  * Throws {@link NibbleError} `data/bad-mixture`, `data/bad-weight`, `data/missing-column`, `data/different-columns`,
  * `data/empty`, `data/bad-split`.
  */
-export async function mixDatasets(mixture: DatasetMixture, load: LoadSplit): Promise<DatasetSplits> {
+export function mixDatasets(mixture: DatasetMixture, load: LoadSplit): Promise<DatasetSplits> {
+  return mixParts(mixture, inMemory(load));
+}
+
+/** {@link mixDatasets} for whatever stands for rows. */
+export async function mixParts<T>(mixture: DatasetMixture, loader: PartLoader<T>): Promise<DatasetSplits<T>> {
   const { datasets, seed = 0, test_split_size } = mixture;
   if (!Array.isArray(datasets) || datasets.length === 0) {
     throw new NibbleError(
@@ -98,13 +125,13 @@ export async function mixDatasets(mixture: DatasetMixture, load: LoadSplit): Pro
       },
     );
   }
-  const parts: Row[][] = [];
-  let columns: Set<string> | undefined;
+  const parts: (readonly T[])[] = [];
+  let columns: ReadonlySet<string> | undefined;
   for (const entry of datasets) {
     const { id, config, split = "train", weight = 1 } = entry;
     const name = `${id}${config ? `[${config}]` : ""}:${split}`;
-    let rows = await load(id, { split, config: config ?? undefined });
-    const present = columnsOf(rows);
+    const { rows: all, columns: present } = await loader.load(id, { split, config: config ?? undefined });
+    const rows = entry.columns ? loader.select(all, entry.columns) : all;
     if (entry.columns) {
       const { columns: wanted } = entry;
       const missing = wanted.filter((column) => !present.has(column));
@@ -114,7 +141,6 @@ export async function mixDatasets(mixture: DatasetMixture, load: LoadSplit): Pro
           remedy: `The columns are: ${[...present].join(", ")}.`,
         });
       }
-      rows = rows.map((row) => selectColumns(row, wanted));
     }
     const kept = entry.columns ? new Set(entry.columns) : present;
     if (columns !== undefined && columns.symmetricDifference(kept).size > 0) {
@@ -169,7 +195,15 @@ export const LEGACY_COLUMNS: readonly string[] = [
  *
  * Throws {@link NibbleError} `data/bad-mixture`, `data/bad-weight`, `data/empty`.
  */
-export async function mixDatasetsLegacy(mixture: LegacyMixture, load: LoadSplit): Promise<DatasetSplits> {
+export function mixDatasetsLegacy(mixture: LegacyMixture, load: LoadSplit): Promise<DatasetSplits> {
+  return mixPartsLegacy(mixture, inMemory(load));
+}
+
+/** {@link mixDatasetsLegacy} for whatever stands for rows. */
+export async function mixPartsLegacy<T>(
+  mixture: LegacyMixture,
+  loader: PartLoader<T>,
+): Promise<DatasetSplits<T>> {
   const { dataset_mixer, dataset_splits = ["train", "test"], dataset_configs, shuffle = true } = mixture;
   const { columns = LEGACY_COLUMNS } = mixture;
   const ids = Object.keys(dataset_mixer);
@@ -180,7 +214,7 @@ export async function mixDatasetsLegacy(mixture: LegacyMixture, load: LoadSplit)
       remedy: "Give one configuration for each data set of dataset_mixer, in the same order.",
     });
   }
-  const train: Row[] = [], test: Row[] = [];
+  const train: T[] = [], test: T[] = [];
   for (const [i, id] of ids.entries()) {
     for (const split of dataset_splits) {
       const isTrain = split.includes("train");
@@ -194,19 +228,19 @@ export async function mixDatasetsLegacy(mixture: LegacyMixture, load: LoadSplit)
           },
         );
       }
-      const loaded = await load(id, { split, config: dataset_configs?.[i] ?? undefined });
-      const rows = loaded.map((row) => selectColumns(row, columns));
+      const loaded = await loader.load(id, { split, config: dataset_configs?.[i] ?? undefined });
+      const rows = loader.select(loaded.rows, columns);
       if (isTrain) {
         for (const row of takeShare(rows, dataset_mixer[id], `${id}:${split}`)) train.push(row);
       } else for (const row of rows) test.push(row);
     }
   }
   if (train.length === 0 && test.length === 0) throw emptyMixture("dataset_mixer");
-  const order = (rows: Row[]) => shuffle ? shuffleRows(rows, 42) : rows;
+  const order = (rows: T[]) => shuffle ? shuffleRows(rows, 42) : rows;
   return test.length === 0 ? { train: order(train) } : { train: order(train), test: order(test) };
 }
 
-function takeShare(rows: Row[], share: number, where: string): Row[] {
+function takeShare<T>(rows: readonly T[], share: number, where: string): readonly T[] {
   if (!(share >= 0 && share <= 1)) {
     throw new NibbleError(
       "data/bad-weight",

@@ -52,7 +52,37 @@ export {
   toExamples,
   type ToExamplesOptions,
 } from "./columns.ts";
-export { encodeExamples, encodePreferences, type EncodeSettings, type Prepared } from "./prepare.ts";
+export { encodeExamples, type EncodeSettings, type Prepared } from "./prepare.ts";
+export {
+  collateJudged,
+  collatePairs,
+  type EncodedJudgement,
+  type EncodedPair,
+  encodeJudgements,
+  encodePairs,
+  type JudgedBatch,
+  type PairBatch,
+  type PreferenceSettings,
+  type Scores,
+} from "./preference.ts";
 export { type DataReport, formatDataReport, type PackReport, packReport } from "./report.ts";
-export { IGNORE_INDEX, type Packed, packExamples, type PackingStrategy } from "./pack.ts";
+export {
+  IGNORE_INDEX,
+  type Packed,
+  packExamples,
+  type PackingStrategy,
+  type PackPlan,
+  planPacks,
+  type TokenSequence,
+} from "./pack.ts";
+export {
+  type LocateSplit,
+  type NamedSplits,
+  type RowStream,
+  type StreamChoice,
+  streamDatasets,
+  type StreamSplits,
+} from "./stream.ts";
+export { cachedTokens, rowsDigest, type Tokens } from "./token_cache.ts";
+export { tokenizeRows, type TokenizeMeta, type TokenizeOptions, tokenizeStream } from "./tokenize.ts";
 export { type Batch, collate, type CollateOptions } from "./collate.ts";

@@ -4,7 +4,16 @@
  * @module
  */
 import { NibbleError } from "../errors.ts";
-import type { EncodedExample } from "../text/mod.ts";
+
+/** Tokens of one example, with the targets of the loss marked; what lib/text encodes fits as it is. */
+export interface TokenSequence {
+  /** Token ids. */
+  ids: ArrayLike<number>;
+  /** Whether each token is a target of the loss. */
+  trained: ArrayLike<boolean | number>;
+  /** Row number in the data set, from 1. */
+  row: number;
+}
 
 /** Label of positions that are not trained. */
 export const IGNORE_INDEX: number = -100;
@@ -26,11 +35,21 @@ export interface Packed {
   rows: number[];
 }
 
-/** A piece of an example. */
+/** A piece of a sequence: its number, and the tokens from `start` to `end`. */
 interface Piece {
-  example: EncodedExample;
+  sequence: number;
   start: number;
   end: number;
+}
+
+/** Which pieces make up each packed row. 12 bytes a piece and 8 a row, whatever the tokens take. */
+export interface PackPlan {
+  /** Packed rows. */
+  readonly count: number;
+  /** Tokens of each. */
+  readonly lengths: Uint32Array;
+  /** The packed row itself. */
+  join(row: number, padId?: number): Packed;
 }
 
 /** Rows that TRL packs at a time: its map works in batches of this size. */
@@ -58,58 +77,95 @@ const GROUP = 1000;
  * ```
  */
 export function packExamples(
-  examples: readonly EncodedExample[],
+  examples: readonly TokenSequence[],
   length: number,
   strategy: PackingStrategy,
   padId?: number,
 ): Packed[] {
+  const lengths = Uint32Array.from(examples, ({ ids }) => ids.length);
+  const plan = planPacks({ lengths, at: (i) => examples[i]! }, length, strategy);
+  return Array.from({ length: plan.count }, (_, row) => plan.join(row, padId));
+}
+
+/**
+ * {@link packExamples} for sequences that are fetched when their row is: only lengths are looked at beforehand.
+ *
+ * Throws {@link NibbleError} `data/bad-length`.
+ */
+export function planPacks(
+  sequences: { readonly lengths: ArrayLike<number>; at(i: number): TokenSequence },
+  length: number,
+  strategy: PackingStrategy,
+): PackPlan {
   if (!Number.isInteger(length) || length < 2) {
     throw new NibbleError("data/bad-length", `Rows cannot be ${length} tokens long`, {
       where: "max_length",
       remedy: "Set max_length to a whole number of tokens, at least 2.",
     });
   }
-  const filled = examples.filter((example) => example.ids.length > 0);
-  const whole = (example: EncodedExample) => ({
-    example,
-    start: 0,
-    end: Math.min(example.ids.length, length),
-  });
-  if (strategy === "none") return filled.map((example) => joinPieces([whole(example)]));
-  if (strategy === "wrapped") return wrap(filled, length).map((pieces) => joinPieces(pieces, length, padId));
-  const packed: Packed[] = [];
-  for (let from = 0; from < filled.length; from += GROUP) {
-    const group = filled.slice(from, from + GROUP);
-    const pieces = strategy === "bfd" ? group.map(whole) : group.flatMap((example) => split(example, length));
-    for (const bin of bestFit(pieces, length)) packed.push(joinPieces(bin, length, padId));
+  const flat: number[] = [], firsts: number[] = [0], lengths: number[] = [];
+  const place = (pieces: Piece[]) => {
+    for (const { sequence, start, end } of pieces) flat.push(sequence, start, end);
+    firsts.push(flat.length / 3);
+    lengths.push(pieces.reduce((n, piece) => n + piece.end - piece.start, 0));
+  };
+  const filled = Array.from(sequences.lengths, (n, i) => n > 0 ? i : -1).filter((i) => i >= 0);
+  const size = (i: number) => sequences.lengths[i]!;
+  const whole = (i: number): Piece => ({ sequence: i, start: 0, end: Math.min(size(i), length) });
+  if (strategy === "none") filled.forEach((i) => place([whole(i)]));
+  else if (strategy === "wrapped") wrap(filled, size, length, place);
+  else {
+    for (let from = 0; from < filled.length; from += GROUP) {
+      const group = filled.slice(from, from + GROUP);
+      const pieces = strategy === "bfd" ? group.map(whole) : group.flatMap((i) => split(i, size(i), length));
+      bestFit(pieces, length).forEach(place);
+    }
   }
-  return packed;
+  const table = Uint32Array.from(flat), offsets = Uint32Array.from(firsts);
+  return {
+    count: lengths.length,
+    lengths: Uint32Array.from(lengths),
+    join(row, padId) {
+      const pieces = Array.from({ length: offsets[row + 1]! - offsets[row]! }, (_, i) => {
+        const at = 3 * (offsets[row]! + i);
+        return { sequence: sequences.at(table[at]!), start: table[at + 1]!, end: table[at + 2]! };
+      });
+      return joinPieces(pieces, strategy === "none" ? undefined : length, padId);
+    },
+  };
 }
 
-function split(example: EncodedExample, length: number): Piece[] {
+function split(sequence: number, size: number, length: number): Piece[] {
   const pieces: Piece[] = [];
-  for (let start = 0; start < example.ids.length; start += length) {
-    pieces.push({ example, start, end: Math.min(start + length, example.ids.length) });
+  for (let start = 0; start < size; start += length) {
+    pieces.push({ sequence, start, end: Math.min(start + length, size) });
   }
   return pieces;
 }
 
-function wrap(examples: readonly EncodedExample[], length: number): Piece[][] {
-  const rows: Piece[][] = [];
-  let room = 0;
-  for (const example of examples) {
-    for (let start = 0; start < example.ids.length;) {
-      if (room === 0) {
-        rows.push([]);
-        room = length;
-      }
-      const end = Math.min(example.ids.length, start + room);
-      rows.at(-1)!.push({ example, start, end });
+/** All tokens in order, cut every `length`. */
+function wrap(
+  sequences: readonly number[],
+  size: (i: number) => number,
+  length: number,
+  place: (pieces: Piece[]) => void,
+): void {
+  let pieces: Piece[] = [];
+  let room = length;
+  for (const sequence of sequences) {
+    for (let start = 0; start < size(sequence);) {
+      const end = Math.min(size(sequence), start + room);
+      pieces.push({ sequence, start, end });
       room -= end - start;
       start = end;
+      if (room === 0) {
+        place(pieces);
+        pieces = [];
+        room = length;
+      }
     }
   }
-  return rows;
+  if (pieces.length > 0) place(pieces);
 }
 
 /**
@@ -150,20 +206,24 @@ function bestFit(pieces: Piece[], length: number): Piece[][] {
   return bins;
 }
 
-function joinPieces(pieces: Piece[], length?: number, padId?: number): Packed {
+function joinPieces(
+  pieces: readonly { sequence: TokenSequence; start: number; end: number }[],
+  length?: number,
+  padId?: number,
+): Packed {
   const real = pieces.reduce((n, piece) => n + piece.end - piece.start, 0);
   const total = length === undefined || padId === undefined ? real : length;
   const ids = new Uint32Array(total).fill(padId ?? 0, real),
     labels = new Int32Array(total).fill(IGNORE_INDEX);
   const positions = new Uint32Array(total), segments = new Uint32Array(total);
   let at = 0;
-  pieces.forEach(({ example, start, end }, s) => {
+  pieces.forEach(({ sequence, start, end }, s) => {
     for (let i = start; i < end; i++, at++) {
-      ids[at] = example.ids[i];
+      ids[at] = sequence.ids[i]!;
       positions[at] = i - start;
       segments[at] = s + 1;
-      if (i + 1 < end && example.trained[i + 1]) labels[at] = example.ids[i + 1];
+      if (i + 1 < end && sequence.trained[i + 1]) labels[at] = sequence.ids[i + 1]!;
     }
   });
-  return { ids, labels, positions, segments, rows: pieces.map((piece) => piece.example.row) };
+  return { ids, labels, positions, segments, rows: pieces.map(({ sequence }) => sequence.row) };
 }

@@ -20,8 +20,34 @@ const COMPRESSORS = {
  */
 export async function* readParquet(path: string): AsyncGenerator<Row> {
   using handle = await Deno.open(path);
-  const byteLength = (await handle.stat()).size;
-  const file: AsyncBuffer = {
+  const file = bufferOf(handle);
+  try {
+    const metadata = await parquetMetadataAsync(file);
+    let rowStart = 0;
+    for (const group of metadata.row_groups) {
+      const rowEnd = rowStart + Number(group.num_rows);
+      const rows = await parquetReadObjects({ file, metadata, rowStart, rowEnd, compressors: COMPRESSORS });
+      for (const row of rows) yield plainNumbers(row) as Row;
+      rowStart = rowEnd;
+    }
+  } catch (cause) {
+    throw unreadable(path, cause);
+  }
+}
+
+/** Rows of a Parquet file, by its own account. Throws {@link NibbleError} `data/parquet`. */
+export async function countParquet(path: string): Promise<number> {
+  using handle = await Deno.open(path);
+  try {
+    return Number((await parquetMetadataAsync(bufferOf(handle))).num_rows);
+  } catch (cause) {
+    throw unreadable(path, cause);
+  }
+}
+
+function bufferOf(handle: Deno.FsFile): AsyncBuffer {
+  const byteLength = handle.statSync().size;
+  return {
     byteLength,
     slice(start, end = byteLength) {
       const bytes = new Uint8Array(end - start);
@@ -34,22 +60,14 @@ export async function* readParquet(path: string): AsyncGenerator<Row> {
       return bytes.buffer;
     },
   };
-  try {
-    const metadata = await parquetMetadataAsync(file);
-    let rowStart = 0;
-    for (const group of metadata.row_groups) {
-      const rowEnd = rowStart + Number(group.num_rows);
-      const rows = await parquetReadObjects({ file, metadata, rowStart, rowEnd, compressors: COMPRESSORS });
-      for (const row of rows) yield plainNumbers(row) as Row;
-      rowStart = rowEnd;
-    }
-  } catch (cause) {
-    throw new NibbleError("data/parquet", `Cannot read Parquet: ${(cause as Error).message}`, {
-      where: path,
-      remedy: "Check that the file is whole. Compression may be none, snappy, gzip, zstd or brotli.",
-      cause,
-    });
-  }
+}
+
+function unreadable(path: string, cause: unknown): NibbleError {
+  return new NibbleError("data/parquet", `Cannot read Parquet: ${(cause as Error).message}`, {
+    where: path,
+    remedy: "Check that the file is whole. Compression may be none, snappy, gzip, zstd or brotli.",
+    cause,
+  });
 }
 
 function plainNumbers(value: unknown): unknown {

@@ -6,8 +6,6 @@ import { NibbleError } from "../errors.ts";
 import {
   encodeChat,
   type EncodedExample,
-  type EncodedPreference,
-  encodePreference,
   encodePromptCompletion,
   encodeText,
   type Message,
@@ -18,14 +16,14 @@ import { type DataReport, newReport } from "./report.ts";
 
 /** How to turn examples into tokens; the names are TRL's and the handbook's. */
 export interface EncodeSettings {
-  /** Keep the first so many tokens. Absent: all. */
+  /** Keep so many tokens. Absent: all. */
   max_length?: number | undefined;
+  /** Which end of a longer sequence is kept. Default `keep_start`. */
+  truncation_mode?: "keep_start" | "keep_end" | undefined;
   /** Conversations: train on the assistant's turns only. Default false, as in TRL. */
   assistant_only_loss?: boolean | undefined;
   /** Prompt and completion: train on the completion only. Default true, as in TRL. */
   completion_only_loss?: boolean | undefined;
-  /** Preferences: keep the last so many tokens of the prompt. */
-  max_prompt_length?: number | undefined;
   /** Plain text: append EOS. Default true. */
   add_eos?: boolean | undefined;
   /** Legacy recipes: put an empty system message first where the template knows one. Default false. */
@@ -64,28 +62,8 @@ export function encodeExamples(
   return { examples, report };
 }
 
-/** Encodes preference pairs; a pair stays only if both its answers keep a target. */
-export function encodePreferences(
-  tok: Tokenizer,
-  set: ExampleSet,
-  settings: EncodeSettings = {},
-): Prepared<EncodedPreference> {
-  const examples: EncodedPreference[] = [];
-  const report = newReport(set);
-  for (const example of set.examples) {
-    if (example.kind !== "preference") throw wrongKind(example, "chosen + rejected");
-    const prompt = withSystem(tok, example.prompt, settings);
-    const encoded = encodePreference(tok, { ...example, prompt }, {
-      ...shared(example, settings),
-      maxPromptLength: settings.max_prompt_length,
-    });
-    if (keep(report, example, [encoded.chosen, encoded.rejected])) examples.push(encoded);
-  }
-  checkLeft(examples.length, report, settings);
-  return { examples, report };
-}
-
-function encodeOne(tok: Tokenizer, example: Example, settings: EncodeSettings): EncodedExample {
+/** The tokens of one example. */
+export function encodeOne(tok: Tokenizer, example: Example, settings: EncodeSettings): EncodedExample {
   const options = shared(example, settings);
   switch (example.kind) {
     case "messages":
@@ -102,17 +80,23 @@ function encodeOne(tok: Tokenizer, example: Example, settings: EncodeSettings): 
         addEos: settings.add_eos ?? true,
       });
     case "preference":
+    case "judged":
       throw wrongKind(example, "messages, text, or prompt + completion");
   }
 }
 
 function shared(example: Example, settings: EncodeSettings) {
   const { row, where, variables } = example;
-  return { row, where, variables, maxLength: settings.max_length, bos: settings.bos };
+  const { max_length: maxLength, truncation_mode: truncationMode, bos } = settings;
+  return { row, where, variables, maxLength, truncationMode, bos };
 }
 
 /** The legacy scripts' rule: an empty system turn, if the template has system turns and the conversation none. */
-function withSystem<T extends string | Message[]>(tok: Tokenizer, messages: T, settings: EncodeSettings): T {
+export function withSystem<T extends string | Message[]>(
+  tok: Tokenizer,
+  messages: T,
+  settings: Pick<EncodeSettings, "auto_insert_empty_system_msg">,
+): T {
   if (
     !settings.auto_insert_empty_system_msg || typeof messages === "string" || messages[0]?.role === "system"
   ) {
@@ -124,7 +108,7 @@ function withSystem<T extends string | Message[]>(tok: Tokenizer, messages: T, s
 }
 
 /** Counts an example's sequences in; false if one of them has no target, and the example is to be left out. */
-function keep(report: DataReport, example: Example, sequences: EncodedExample[]): boolean {
+export function keep(report: DataReport, example: Example, sequences: EncodedExample[]): boolean {
   const { row, where } = example;
   // Token 0 has no predecessor that could predict it.
   const targets = sequences.map((s) =>
@@ -151,7 +135,12 @@ function keep(report: DataReport, example: Example, sequences: EncodedExample[])
   return true;
 }
 
-function checkLeft(count: number, report: DataReport, settings: EncodeSettings): void {
+/** Refuses a set of which nothing is left. */
+export function checkLeft(
+  count: number,
+  report: DataReport,
+  settings: Pick<EncodeSettings, "max_length">,
+): void {
   if (count > 0) return;
   const dropped: DataIssue[] = report.dropped;
   throw new NibbleError("data/nothing-to-train", `None of the ${report.rows} rows has a token to train on`, {
@@ -162,7 +151,8 @@ function checkLeft(count: number, report: DataReport, settings: EncodeSettings):
   });
 }
 
-function wrongKind(example: Example, wanted: string): NibbleError {
+/** The error for rows of a form that the task cannot use. */
+export function wrongKind(example: Example, wanted: string): NibbleError {
   return new NibbleError("data/wrong-kind", `These rows hold ${example.kind}, but ${wanted} is needed`, {
     where: example.where,
     remedy: "Choose the task that fits the data: SFT for answers, DPO or ORPO for preferences.",

@@ -47,7 +47,7 @@ export function seedSequence(seed: number, words: number): Uint32Array {
 }
 
 /** NumPy's PCG64 (PCG XSL-RR 128/64) as a source of 32-bit numbers: each 64-bit output gives its low half first. */
-function pcg64(seed: number): () => number {
+export function pcg64(seed: number): () => number {
   const w = seedSequence(seed, 8);
   const u64 = (i: number) => (BigInt(w[2 * i + 1]) << 32n) | BigInt(w[2 * i]);
   const increment = ((((u64(2) << 64n) | u64(3)) << 1n) | 1n) & MASK128;

@@ -44,7 +44,7 @@ export interface PackReport {
 }
 
 /** A report that knows only what was read so far. */
-export function newReport(set: ExampleSet): DataReport {
+export function newReport(set: Pick<ExampleSet, "examples" | "issues">): DataReport {
   return {
     rows: set.examples.length + set.issues.length,
     kept: 0,
@@ -59,14 +59,15 @@ export function newReport(set: ExampleSet): DataReport {
 }
 
 /** Counts packed rows. */
-export function packReport(packed: readonly Packed[], length: number): PackReport {
-  let tokens = 0, trainedTokens = 0;
+export function packReport(packed: Iterable<Packed>, length: number): PackReport {
+  let tokens = 0, trainedTokens = 0, rows = 0;
   for (const { segments, labels } of packed) {
+    rows++;
     for (const segment of segments) if (segment !== 0) tokens++;
     for (const label of labels) if (label !== -100) trainedTokens++;
   }
-  const room = packed.length * length;
-  return { rows: packed.length, length, tokens, trainedTokens, fill: room === 0 ? 0 : tokens / room };
+  const room = rows * length;
+  return { rows, length, tokens, trainedTokens, fill: room === 0 ? 0 : tokens / room };
 }
 
 /**

@@ -2,6 +2,7 @@
  * Every kernel of training on small odd shapes, beside what the naive formula gives.
  * @module
  */
+import { bf16ToF32, f16ToF32 } from "../formats/mod.ts";
 import { createOptimizer, createParameterPages } from "../optim/mod.ts";
 import {
   decodeAbsmax,
@@ -16,9 +17,12 @@ import { linearCrossEntropy } from "../tensor/ops/cross_entropy.ts";
 import { embedding } from "../tensor/ops/embedding.ts";
 import { product } from "../tensor/ops/linear.ts";
 import { add, gated } from "../tensor/ops/pointwise.ts";
+import { layerNorm } from "../tensor/ops/layer_norm.ts";
 import { rmsNorm } from "../tensor/ops/rms_norm.ts";
 import { rope, ropeTable } from "../tensor/ops/rope.ts";
 import { sum } from "../tensor/ops/reduce.ts";
+import { softmax } from "../tensor/ops/softmax.ts";
+import { toF32 } from "../tensor/ops/storage.ts";
 import { differentiate } from "../tensor/tape.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import * as oracle from "./oracles.ts";
@@ -77,6 +81,8 @@ const WEIGHT: [number, number] = [93, 172];
 
 /** All checks, in the order in which a training step needs the kernels. */
 export const CHECKS: readonly Check[] = [
+  matmulCheck("nt", 1, 93, 64),
+  matmulCheck("nt", 2, 512, 96),
   matmulCheck("nt", 37, 93, 61),
   matmulCheck("nt", 128, 128, 64),
   matmulCheck("nn", 64, 172, 96),
@@ -97,6 +103,35 @@ export const CHECKS: readonly Check[] = [
       const x = randoms(17 * 93, 4), w = randoms(93, 5);
       const y = rmsNorm(tensor(x, [17, 93]), tensor(w, [93]), 1e-5);
       return compared([y], oracle.rmsNorm(x, w, 93, 1e-5));
+    },
+  },
+  {
+    name: "layer_norm",
+    tolerance: 93 * EPS * 4, // two sums over a row
+    build() {
+      const x = randoms(17 * 93, 22), w = randoms(93, 23), b = randoms(93, 24);
+      const y = layerNorm(tensor(x, [17, 93]), tensor(w, [93]), tensor(b, [93]), 1e-3);
+      return compared([y], oracle.layerNorm(x, w, b, 93, 1e-3));
+    },
+  },
+  {
+    name: "softmax",
+    tolerance: 93 * EPS,
+    build() {
+      const x = randoms(17 * 93, 25);
+      return compared([softmax(tensor(x, [17, 93]))], oracle.softmax(x, 93));
+    },
+  },
+  {
+    name: "16-bit weights (f16, bf16)",
+    tolerance: 0,
+    build() {
+      const bits = Uint16Array.from({ length: 91 }, (_, i) => 0x3c00 + 37 * i);
+      const read = [
+        toF32(tensor(bits, [7, 13], "f16")),
+        embedding(Uint32Array.of(6), tensor(bits, [7, 13], "bf16")),
+      ];
+      return compared(read, [...f16ToF32(bits), ...bf16ToF32(bits.slice(78))]);
     },
   },
   {
@@ -140,12 +175,14 @@ export const CHECKS: readonly Check[] = [
     },
   },
   {
-    name: "pointwise (add, SwiGLU)",
+    name: "pointwise (add, SwiGLU, GeGLU)",
     tolerance: 16 * EPS,
     build() {
       const a = randoms(1003, 11), b = randoms(1003, 12);
-      const y = add(gated("silu", tensor(a, [1003]), tensor(b, [1003])), tensor(b, [1003]));
-      return compared([y], Array.from(a, (v, i) => v / (1 + Math.exp(-v)) * b[i]! + b[i]!));
+      const [u, v] = [tensor(a, [1003]), tensor(b, [1003])];
+      const silu = Array.from(a, (v, i) => v / (1 + Math.exp(-v)) * b[i]! + b[i]!);
+      const gelu = Array.from(a, (v, i) => v * oracle.normalCdf(v) * b[i]!);
+      return compared([add(gated("silu", u, v), v), gated("gelu", u, v)], [...silu, ...gelu]);
     },
   },
   {

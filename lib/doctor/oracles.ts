@@ -35,6 +35,36 @@ export function rmsNorm(x: Numbers, w: Numbers, columns: number, eps: number): n
   });
 }
 
+/** Layer norm over rows of `columns`, times `w` plus `b`. */
+export function layerNorm(x: Numbers, w: Numbers, b: Numbers, columns: number, eps: number): number[] {
+  return Array.from(x, (v, i) => {
+    const row = Array.from({ length: columns }, (_, c) => x[i - i % columns + c]!);
+    const mean = row.reduce((a, u) => a + u, 0) / columns;
+    const variance = row.reduce((a, u) => a + (u - mean) ** 2, 0) / columns;
+    return (v - mean) / Math.sqrt(variance + eps) * w[i % columns]! + b[i % columns]!;
+  });
+}
+
+/** Softmax over rows of `columns`. */
+export function softmax(x: Numbers, columns: number): number[] {
+  return Array.from(x, (v, i) => {
+    const from = i - i % columns;
+    let total = 0;
+    for (let c = 0; c < columns; c++) total += Math.exp(x[from + c]!);
+    return Math.exp(v) / total;
+  });
+}
+
+/** The normal distribution function by its series, for |x| of a few units. */
+export function normalCdf(x: number): number {
+  let sum = 0, term = x;
+  for (let k = 1; k < 60; k++) {
+    sum += term;
+    term *= x * x / (2 * k + 1);
+  }
+  return 0.5 + Math.exp(-x * x / 2) / Math.sqrt(2 * Math.PI) * sum;
+}
+
 /** Rotary embedding, halves paired (Llama's layout): element j turns with element j + dim / 2. */
 export function rope(x: Numbers, positions: Numbers, heads: number, dim: number, theta: number): number[] {
   return Array.from(x, (v, i) => {

@@ -5,6 +5,7 @@
 import { createHash } from "node:crypto";
 import { CHUNK_BYTES, isObject } from "./file.ts";
 import { type ModelFiles, openModel } from "./model_files.ts";
+import { MERGED_ADAPTERS, type MergedAdapter } from "./peft_config.ts";
 
 /** Options of {@link contentHash}. */
 export interface ContentHashOptions {
@@ -40,7 +41,9 @@ export function contentHashOf(
 ): string {
   const { config, source } = model;
   const hash = createHash("sha256");
-  hash.update(sortedJson(config, INCIDENTAL));
+  // where a merged adapter lay does not matter, only which it was
+  const merged = (config[MERGED_ADAPTERS] as MergedAdapter[] | undefined)?.map((m) => m.adapter_hash);
+  hash.update(sortedJson({ ...config, ...(merged ? { [MERGED_ADAPTERS]: merged } : {}) }, INCIDENTAL));
   const names = [...source.tensors.keys()].sort(); // by UTF-16 code unit: the same everywhere
   for (const name of names) {
     const { dtype, shape, bytes } = source.tensors.get(name)!;

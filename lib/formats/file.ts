@@ -87,34 +87,68 @@ export function openFile(path: string): RandomAccessFile {
  * await Deno.remove(path);
  * ```
  */
-export function writeWhole(path: string, write: (put: (bytes: Uint8Array) => void) => void): void {
+export function writeWhole(path: string, write: (put: Put) => void): void {
+  const file = beginWhole(path);
+  try {
+    write(file.put);
+    file.commit();
+  } catch (cause) {
+    throw file.discard(cause);
+  }
+}
+
+/** {@link writeWhole} for content that takes waiting, such as what is read back from a device. */
+export async function writeWholeAsync(path: string, write: (put: Put) => Promise<void>): Promise<void> {
+  const file = beginWhole(path);
+  try {
+    await write(file.put);
+    file.commit();
+  } catch (cause) {
+    throw file.discard(cause);
+  }
+}
+
+/** Appends bytes to a file that is being written. */
+export type Put = (bytes: Uint8Array) => void;
+
+/** A file beside its place: `commit` renames it, `discard` removes it and returns the error to throw. */
+function beginWhole(
+  path: string,
+): { put: Put; commit: () => void; discard: (cause: unknown) => NibbleError } {
   const beside = `${path}.tmp`;
   let file: Deno.FsFile | undefined;
-  try {
-    file = Deno.openSync(beside, { write: true, create: true, truncate: true });
-    const target = file;
-    write((bytes) => {
-      for (let done = 0; done < bytes.length;) done += target.writeSync(bytes.subarray(done));
-    });
-    file.syncSync();
-    file.close();
-    file = undefined;
-    Deno.renameSync(beside, path);
-    syncFolder(dirname(path));
-  } catch (cause) {
+  const discard = (cause: unknown): NibbleError => {
     file?.close();
     try {
       Deno.removeSync(beside);
     } catch {
       // Nothing was written, or it is gone already: the first error is the one that tells.
     }
-    if (cause instanceof NibbleError) throw cause;
-    throw new NibbleError("formats/cannot-write", `Cannot write ${path}: ${messageOf(cause)}`, {
+    if (cause instanceof NibbleError) return cause;
+    return new NibbleError("formats/cannot-write", `Cannot write ${path}: ${messageOf(cause)}`, {
       where: path,
       remedy: "Check that the folder exists, may be written, and has space left.",
       cause,
     });
+  };
+  try {
+    file = Deno.openSync(beside, { write: true, create: true, truncate: true });
+  } catch (cause) {
+    throw discard(cause);
   }
+  return {
+    put(bytes) {
+      for (let done = 0; done < bytes.length;) done += file!.writeSync(bytes.subarray(done));
+    },
+    commit() {
+      file!.syncSync();
+      file!.close();
+      file = undefined;
+      Deno.renameSync(beside, path);
+      syncFolder(dirname(path));
+    },
+    discard,
+  };
 }
 
 /** Put a rename on disk, where the system lets a folder be synced. */

@@ -122,7 +122,7 @@ export function ggufConfig(
   const heads = ggufHeads(meta, arch);
   const hidden = need("embedding_length");
   const layers = need("block_count");
-  const window = meta.number(key("attention.sliding_window"));
+  const window = meta.number(key("attention.sliding_window")) || undefined; // converters of Phi-3 write 0 for none
   const headDim = meta.number(key("attention.key_length")) ??
     (arch === "phi3" ? undefined : meta.number(key("rope.dimension_count"))) ?? hidden / heads.query;
   const [modelType, architecture, activation] = arch === "llama" && window !== undefined

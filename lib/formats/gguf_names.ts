@@ -81,6 +81,26 @@ export function hfTensorName(arch: GgufArchitecture, name: string): string | und
 }
 
 /**
+ * The reverse of {@link hfTensorName}: GGUF's name of a Hugging Face tensor, or `undefined` where it has none.
+ *
+ * @example
+ * ```ts
+ * import { ggufTensorName } from "./gguf_names.ts";
+ * const name = ggufTensorName("llama", "model.layers.3.self_attn.q_proj.weight");
+ * if (name !== "blk.3.attn_q.weight") throw new Error(name);
+ * ```
+ */
+export function ggufTensorName(arch: GgufArchitecture, name: string): string | undefined {
+  const parts = /^(?:model\.layers\.(\d+)\.)?(.+)\.(weight|bias)$/.exec(name);
+  if (!parts) return undefined;
+  const [, layer, module, kind] = parts;
+  const names: Record<string, string> = layer === undefined ? TOP : { ...BLOCK, ...DEPARTURES[arch] };
+  const stem = Object.keys(names).find((key) => names[key] === module);
+  if (stem === undefined) return undefined;
+  return layer === undefined ? `${stem}.${kind}` : `blk.${layer}.${stem}.${kind}`;
+}
+
+/**
  * What turns a tensor's stored values into Hugging Face's.
  * @param hfName its Hugging Face name
  */

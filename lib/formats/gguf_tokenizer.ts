@@ -8,7 +8,7 @@ import { PRE_TOKENIZERS, type PreTokenizer } from "./gguf_pre_tokenizers.ts";
 import { type MergeRule, sentencePieceMerges } from "./gguf_sentencepiece.ts";
 
 /** `tokenizer.ggml.token_type`: what a token is. */
-const TYPE = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 };
+export const TOKEN_TYPE = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 };
 
 interface AddedToken {
   id: number;
@@ -52,7 +52,7 @@ export function ggufTokenizerJson(meta: GgufMetadata): TokenizerJson | undefined
   const tokens = stringArray(meta, "tokenizer.ggml.tokens");
   if (!tokens) return undefined;
   const types = numberArray(meta, "tokenizer.ggml.token_type", tokens.length) ??
-    tokens.map(() => TYPE.normal);
+    tokens.map(() => TOKEN_TYPE.normal);
   const model = meta.string("tokenizer.ggml.model");
   const vocab = vocabulary(meta, tokens);
   const added = addedTokens(tokens, types);
@@ -88,7 +88,7 @@ export function ggufTokenizerJson(meta: GgufMetadata): TokenizerJson | undefined
     const scores = numberArray(meta, "tokenizer.ggml.scores", tokens.length);
     if (!scores) throw unusable(meta, "tokenizer.ggml.scores", "A SentencePiece vocabulary needs its scores");
     const pieces = tokens.map((text, id) => ({ text, score: scores[id]! }))
-      .filter((_, id) => types[id] === TYPE.normal || types[id] === TYPE.userDefined);
+      .filter((_, id) => types[id] === TOKEN_TYPE.normal || types[id] === TOKEN_TYPE.userDefined);
     const prefix = meta.boolean("tokenizer.ggml.add_space_prefix") ?? true;
     const spaces = { type: "Replace", pattern: { String: " " }, content: "▁" };
     const decoders = [
@@ -109,7 +109,8 @@ export function ggufTokenizerJson(meta: GgufMetadata): TokenizerJson | undefined
       },
       model: {
         ...bpe,
-        unk_token: tokenAt(meta, tokens, "unknown_token_id") ?? tokens[types.indexOf(TYPE.unknown)] ?? null,
+        unk_token: tokenAt(meta, tokens, "unknown_token_id") ?? tokens[types.indexOf(TOKEN_TYPE.unknown)] ??
+          null,
         fuse_unk: true,
         byte_fallback: true,
         ignore_merges: false,
@@ -220,7 +221,7 @@ function addedTokens(tokens: string[], types: ArrayLike<number>): AddedToken[] {
   const added: AddedToken[] = [];
   tokens.forEach((content, id) => {
     const type = types[id];
-    if (type !== TYPE.control && type !== TYPE.userDefined && type !== TYPE.unknown) return;
+    if (type !== TOKEN_TYPE.control && type !== TOKEN_TYPE.userDefined && type !== TOKEN_TYPE.unknown) return;
     added.push({
       id,
       content,
@@ -228,7 +229,7 @@ function addedTokens(tokens: string[], types: ArrayLike<number>): AddedToken[] {
       lstrip: false,
       rstrip: false,
       normalized: false,
-      special: type !== TYPE.userDefined,
+      special: type !== TOKEN_TYPE.userDefined,
     });
   });
   return added;

@@ -37,10 +37,18 @@ export {
 export { isObject, readTextIfThere, writeWhole } from "./file.ts";
 export { type GgufSource, openGguf } from "./gguf.ts";
 export type { GgufMetadata } from "./gguf_config.ts";
+export {
+  type GgufModelFacts,
+  writeGgufAdapter,
+  type WriteGgufAdapterOptions,
+  writeGgufModel,
+  type WriteGgufOptions,
+} from "./gguf_export.ts";
 export type { GgufArray, GgufValue } from "./gguf_header.ts";
 export { type ModelFiles, openModel } from "./model_files.ts";
 export {
   type Adapter,
+  adapterHash,
   adapterKey,
   type AdapterPart,
   type AdapterTensor,
@@ -54,11 +62,15 @@ export {
   type AdapterProvenance,
   formatAdapterConfig,
   type InitLoraWeights,
+  MERGED_ADAPTERS,
+  type MergedAdapter,
   parseAdapterConfig,
 } from "./peft_config.ts";
 export { openSafetensors, openShardedSafetensors, type SafetensorsSource } from "./safetensors.ts";
 export {
   type ShardOptions,
+  type StreamedTensor,
+  streamShardedSafetensors,
   type TensorData,
   type WritableDtype,
   type WritableTensor,

@@ -2,15 +2,11 @@
  * LoRA adapters in PEFT's layout: a folder with `adapter_config.json` and `adapter_model.safetensors`.
  * @module
  */
+import { createHash } from "node:crypto";
 import { join } from "@std/path";
 import { NibbleError } from "../errors.ts";
-import { isObject, readJsonIfThere, writeWhole } from "./file.ts";
-import {
-  type AdapterConfig,
-  type AdapterProvenance,
-  formatAdapterConfig,
-  parseAdapterConfig,
-} from "./peft_config.ts";
+import { CHUNK_BYTES, openFile, readJsonIfThere, writeWhole } from "./file.ts";
+import { type AdapterConfig, formatAdapterConfig, parseAdapterConfig } from "./peft_config.ts";
 import { openSafetensors, type SafetensorsSource } from "./safetensors.ts";
 import { writeSafetensors } from "./safetensors_write.ts";
 
@@ -20,8 +16,6 @@ export const ADAPTER_CONFIG = "adapter_config.json";
 export const ADAPTER_WEIGHTS = "adapter_model.safetensors";
 
 const PREFIX = "base_model.model.";
-/** Key of {@link AdapterProvenance} in the weights' metadata. */
-const PROVENANCE = "nibble";
 
 /** One tensor of an adapter. */
 export interface AdapterTensor {
@@ -96,8 +90,6 @@ export function readAdapter(folder: string): Adapter {
       tensors.set(key, { shape: [...info.shape], data: source.readF32(key) });
     }
     checkPairs(source.path, tensors);
-    const record = source.metadata[PROVENANCE];
-    if (record !== undefined) config.nibble = parseProvenance(source.path, record);
     return { config, tensors };
   } finally {
     source.close();
@@ -129,15 +121,28 @@ export function writeAdapter(
 ): void {
   checkPairs(folder, tensors);
   Deno.mkdirSync(folder, { recursive: true });
-  const metadata: Record<string, string> = { format: "pt" };
-  if (config.nibble) metadata[PROVENANCE] = JSON.stringify(config.nibble);
   writeSafetensors(
     join(folder, ADAPTER_WEIGHTS),
     [...tensors].map(([name, { shape, data }]) => ({ name, dtype: "F32" as const, shape, data })),
-    metadata,
   );
   const text = new TextEncoder().encode(formatAdapterConfig(config));
   writeWhole(join(folder, ADAPTER_CONFIG), (put) => put(text));
+}
+
+/** `sha256:<hex>` of an adapter's weights' file. */
+export function adapterHash(folder: string): string {
+  const file = openFile(join(folder, ADAPTER_WEIGHTS));
+  try {
+    const hash = createHash("sha256");
+    for (let at = 0; at < file.size; at += CHUNK_BYTES) {
+      const piece = new Uint8Array(Math.min(CHUNK_BYTES, file.size - at));
+      file.readInto(piece, at);
+      hash.update(piece);
+    }
+    return `sha256:${hash.digest("hex")}`;
+  } finally {
+    file.close();
+  }
 }
 
 function openWeights(folder: string): SafetensorsSource {
@@ -184,17 +189,4 @@ function checkPairs(path: string, tensors: Shapes): void {
       throw bad(key, `Ranks differ: A is [${shape.join(", ")}], B is [${other.join(", ")}]`);
     }
   }
-}
-
-function parseProvenance(path: string, record: string): AdapterProvenance {
-  try {
-    const value = JSON.parse(record);
-    if (isObject(value)) return value as AdapterProvenance;
-  } catch {
-    // Falls through to the error below.
-  }
-  throw new NibbleError("formats/adapter-tensors", "nibble's record of the adapter's origin is damaged", {
-    where: `${path}, metadata "${PROVENANCE}"`,
-    remedy: "Save or download the adapter again.",
-  });
 }

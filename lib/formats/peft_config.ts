@@ -8,15 +8,37 @@ import { isObject } from "./file.ts";
 /** Ways of starting A and B that PEFT names; others are kept as they are. */
 export type InitLoraWeights = boolean | string;
 
-/** Where an adapter comes from: what nibble records beyond PEFT's fields. */
+/** An adapter that was merged into a base. */
+export interface MergedAdapter {
+  /** Its folder or Hub name. */
+  adapter: string;
+  /** SHA-256 of its weights' file. */
+  adapter_hash: string;
+  /** `base_model_name_or_path` and `revision` that it was trained on. */
+  base: string | null;
+  base_revision: string | null;
+  /** `contentHash` of that base, where it was recorded. */
+  base_hash?: string;
+}
+
+/**
+ * Where an adapter comes from: what nibble records beyond PEFT's fields. It stands in `auto_mapping`, the one field
+ * that all versions of PEFT read as a free map and ignore where there is a `task_type`; a key of its own is refused
+ * by older versions.
+ */
 export interface AdapterProvenance {
   /** `contentHash` of the base model. */
   base_hash?: string;
   /** How the base was held in training, e.g. `nf4` or `nf4+double`. */
   base_quantization?: string;
-  /** The adapter that training went on from. */
-  parent_adapter?: string;
+  /** Adapters that had been merged into the base before, oldest first. */
+  parents?: MergedAdapter[];
+  /** How A and B began, where the file must say `true` because their beginning is already accounted for. */
+  init_lora_weights?: InitLoraWeights;
 }
+
+/** Key of config.json under which a merged model lists its {@link MergedAdapter}s. */
+export const MERGED_ADAPTERS = "nibble_merged_adapters";
 
 /**
  * PEFT's `LoraConfig`, the fields that all its versions since 0.9 read (newer fields have defaults there, while
@@ -53,6 +75,8 @@ export interface AdapterConfig {
   use_dora: boolean;
   /** How A and B began. */
   init_lora_weights: InitLoraWeights;
+  /** Modules left out of `target_modules`, named likewise. */
+  exclude_modules: string[] | string | null;
   /** Modules trained and saved whole. */
   modules_to_save: string[] | null;
   /** Only these layers. */
@@ -71,7 +95,7 @@ export interface AdapterConfig {
   megatron_config: Record<string, unknown> | null;
   /** For Megatron; kept as it is. */
   megatron_core: string | null;
-  /** nibble's own record; kept in the metadata of the weights' file, where no version of PEFT stumbles over it. */
+  /** nibble's own record, `auto_mapping.nibble` in the file. */
   nibble?: AdapterProvenance;
 }
 
@@ -102,6 +126,7 @@ export function adapterConfig(fields: Partial<AdapterConfig> = {}): AdapterConfi
     use_rslora: false,
     use_dora: false,
     init_lora_weights: true,
+    exclude_modules: null,
     modules_to_save: null,
     layers_to_transform: null,
     layers_pattern: null,
@@ -119,6 +144,7 @@ export function adapterConfig(fields: Partial<AdapterConfig> = {}): AdapterConfi
 const CHANGES_MEANING = [
   "alora_invocation_tokens",
   "arrow_config",
+  "ensure_weight_tying",
   "kasa_config",
   "lora_bias",
   "monteclora_config",
@@ -155,7 +181,11 @@ export function parseAdapterConfig(json: unknown, path: string): AdapterConfig {
   for (const key of Object.keys(config) as (keyof AdapterConfig)[]) {
     if (json[key] !== undefined) Object.assign(config, { [key]: json[key] });
   }
-  if (isObject(json["nibble"])) config.nibble = json["nibble"] as AdapterProvenance;
+  if (isObject(config.auto_mapping) && isObject(config.auto_mapping["nibble"])) {
+    const { nibble, ...rest } = config.auto_mapping;
+    config.nibble = nibble as AdapterProvenance;
+    config.auto_mapping = Object.keys(rest).length > 0 ? rest : null;
+  }
   const { r, lora_alpha: alpha, lora_dropout: dropout, target_modules: targets } = config;
   if (!Number.isInteger(r) || r < 1) throw bad("r", `The rank must be a whole number above 0, not ${r}`);
   if (!Number.isFinite(alpha)) throw bad("lora_alpha", `It must be a number, not ${JSON.stringify(alpha)}`);
@@ -166,6 +196,9 @@ export function parseAdapterConfig(json: unknown, path: string): AdapterConfig {
   if (targets !== null && !named) {
     throw bad("target_modules", "It must be a list of names, a string, or null");
   }
+  if (!["none", "all", "lora_only"].includes(config.bias)) {
+    throw bad("bias", `It must be none, all or lora_only, not ${JSON.stringify(config.bias)}`);
+  }
   for (const key of ["rank_pattern", "alpha_pattern"] as const) {
     if (!isObject(config[key]) || Object.values(config[key]).some((v) => typeof v !== "number")) {
       throw bad(key, "It must map names to numbers");
@@ -174,11 +207,16 @@ export function parseAdapterConfig(json: unknown, path: string): AdapterConfig {
   return config;
 }
 
-/** The text of `adapter_config.json`: PEFT's form, keys sorted, without nibble's own record. */
+/** The text of `adapter_config.json`: PEFT's form, keys sorted. */
 export function formatAdapterConfig(config: AdapterConfig): string {
-  const { nibble: _, ...fields } = config;
-  const sets = new Set(["target_modules", "modules_to_save"]);
-  const sorted = Object.entries(fields)
+  const { nibble, exclude_modules, ...fields } = config;
+  const all = {
+    ...fields,
+    ...(nibble ? { auto_mapping: { ...fields.auto_mapping, nibble } } : {}),
+    ...(exclude_modules === null ? {} : { exclude_modules }), // not known before PEFT 0.14
+  };
+  const sets = new Set(["exclude_modules", "target_modules", "modules_to_save"]);
+  const sorted = Object.entries(all)
     .sort(([a], [b]) => a < b ? -1 : 1)
     .map(([key, value]) => [key, sets.has(key) && Array.isArray(value) ? [...value].sort() : value]);
   return JSON.stringify(Object.fromEntries(sorted), null, 2) + "\n";

@@ -5,7 +5,7 @@
 import { join } from "@std/path";
 import { NibbleError } from "../errors.ts";
 import { bytesOf, DTYPE_BYTES, f32ToBf16, f32ToF16 } from "./dtype.ts";
-import { CHUNK_BYTES, writeWhole } from "./file.ts";
+import { CHUNK_BYTES, writeWhole, writeWholeAsync } from "./file.ts";
 import { elementCount } from "./source.ts";
 
 /** Types that nibble writes. */
@@ -50,29 +50,41 @@ export interface WritableTensor {
 export function writeSafetensors(
   path: string,
   tensors: Iterable<WritableTensor>,
-  metadata: Record<string, string> = { format: "pt" },
+  metadata: Record<string, string> = FOR_TRANSFORMERS,
 ): void {
   const list = inOrder(path, tensors);
+  writeWhole(path, (put) => {
+    put(headOf(list, metadata));
+    for (const t of list) {
+      const data = typeof t.data === "function" ? t.data() : t.data;
+      const count = counter(path, t);
+      for (const piece of ArrayBuffer.isView(data) ? [data] : data) {
+        for (const bytes of encoded(path, t, piece)) put(count.add(bytes));
+      }
+      count.check();
+    }
+  });
+}
+
+const FOR_TRANSFORMERS = { format: "pt" };
+
+/** Length and JSON of the header, for tensors in the order in which their data follows. */
+function headOf(
+  list: readonly Pick<WritableTensor, "name" | "dtype" | "shape">[],
+  metadata: Record<string, string>,
+): Uint8Array {
   // Without a prototype, so that no tensor's name means anything but itself.
   const header: Record<string, unknown> = Object.assign(Object.create(null), { __metadata__: metadata });
   let at = 0;
   for (const t of list) {
     header[t.name] = { dtype: t.dtype, shape: t.shape, data_offsets: [at, at += byteLength(t)] };
   }
-  let json = new TextEncoder().encode(JSON.stringify(header));
+  const json = new TextEncoder().encode(JSON.stringify(header));
   const padded = Math.ceil(json.length / 8) * 8;
-  if (padded > json.length) {
-    const wide = new Uint8Array(padded).fill(0x20);
-    wide.set(json);
-    json = wide;
-  }
-  const prefix = new Uint8Array(8);
-  new DataView(prefix.buffer).setBigUint64(0, BigInt(json.length), true);
-  writeWhole(path, (put) => {
-    put(prefix);
-    put(json);
-    for (const t of list) putTensor(path, t, put);
-  });
+  const head = new Uint8Array(8 + padded).fill(0x20);
+  new DataView(head.buffer).setBigUint64(0, BigInt(padded), true);
+  head.set(json, 8);
+  return head;
 }
 
 /** Options of {@link writeShardedSafetensors}. */
@@ -98,11 +110,60 @@ export function writeShardedSafetensors(
   tensors: Iterable<WritableTensor>,
   options: ShardOptions = {},
 ): string[] {
-  const { maxShardBytes = 5e9, stem = "model", metadata = { format: "pt" } } = options;
+  const { maxShardBytes = 5e9, stem = "model", metadata = FOR_TRANSFORMERS } = options;
   Deno.mkdirSync(folder, { recursive: true });
-  const all = [...tensors];
-  inOrder(folder, all); // one name in two shards would be as wrong as in one
-  const groups: WritableTensor[][] = [[]];
+  const shards = divide(folder, [...tensors], maxShardBytes, stem);
+  for (const { name, tensors } of shards) writeSafetensors(join(folder, name), tensors, metadata);
+  finishShards(folder, shards, stem);
+  return shards.map((s) => s.name);
+}
+
+/** A tensor whose values are made while it is written, and take waiting. */
+export type StreamedTensor = Omit<WritableTensor, "data"> & { data: () => AsyncIterable<ArrayBufferView> };
+
+/**
+ * {@link writeShardedSafetensors} of values that are read back from a device: the host holds one piece at a time.
+ * Everything is written in the order given, so that a reader of the device may stream.
+ */
+export async function streamShardedSafetensors(
+  folder: string,
+  tensors: Iterable<StreamedTensor>,
+  options: ShardOptions = {},
+): Promise<string[]> {
+  const { maxShardBytes = 5e9, stem = "model", metadata = FOR_TRANSFORMERS } = options;
+  Deno.mkdirSync(folder, { recursive: true });
+  const shards = divide(folder, [...tensors], maxShardBytes, stem);
+  for (const { name, tensors } of shards) {
+    const path = join(folder, name);
+    await writeWholeAsync(path, async (put) => {
+      put(headOf(tensors, metadata));
+      for (const t of tensors) {
+        const count = counter(path, t);
+        for await (const piece of t.data()) {
+          for (const bytes of encoded(path, t, piece)) put(count.add(bytes));
+        }
+        count.check();
+      }
+    });
+  }
+  finishShards(folder, shards, stem);
+  return shards.map((s) => s.name);
+}
+
+interface Shard<T> {
+  name: string;
+  tensors: T[];
+}
+
+/** Files of at most `maxShardBytes`, in the order given. */
+function divide<T extends Pick<WritableTensor, "name" | "dtype" | "shape">>(
+  folder: string,
+  all: T[],
+  maxShardBytes: number,
+  stem: string,
+): Shard<T>[] {
+  checkNames(folder, all); // one name in two shards would be as wrong as in one
+  const groups: T[][] = [[]];
   let filled = 0;
   for (const t of all) {
     const bytes = byteLength(t);
@@ -113,18 +174,28 @@ export function writeShardedSafetensors(
     groups.at(-1)!.push(t);
     filled += bytes;
   }
-  const indexName = `${stem}.safetensors.index.json`;
   const pad = (n: number) => String(n).padStart(5, "0");
-  const names = groups.length === 1
-    ? [`${stem}.safetensors`]
-    : groups.map((_, i) => `${stem}-${pad(i + 1)}-of-${pad(groups.length)}.safetensors`);
-  groups.forEach((group, i) => writeSafetensors(join(folder, names[i]!), group, metadata));
-  const keep = new Set(names);
-  if (groups.length > 1) {
-    const places = groups.flatMap((group, i) => group.map((t) => [t.name, names[i]!] as const));
+  return groups.map((tensors, i) => ({
+    tensors,
+    name: groups.length === 1
+      ? `${stem}.safetensors`
+      : `${stem}-${pad(i + 1)}-of-${pad(groups.length)}.safetensors`,
+  }));
+}
+
+/** Writes the index of several shards, and removes files of an earlier division. */
+function finishShards(
+  folder: string,
+  shards: readonly Shard<Pick<WritableTensor, "name" | "dtype" | "shape">>[],
+  stem: string,
+): void {
+  const keep = new Set(shards.map((s) => s.name));
+  if (shards.length > 1) {
+    const places = shards.flatMap(({ name, tensors }) => tensors.map((t) => [t.name, name] as const));
     const weightMap = Object.fromEntries(places.sort(([a], [b]) => a < b ? -1 : 1));
-    const total = all.reduce((sum, t) => sum + byteLength(t), 0);
+    const total = shards.flatMap((s) => s.tensors).reduce((sum, t) => sum + byteLength(t), 0);
     const text = JSON.stringify({ metadata: { total_size: total }, weight_map: weightMap }, null, 2) + "\n";
+    const indexName = `${stem}.safetensors.index.json`;
     writeWhole(join(folder, indexName), (put) => put(new TextEncoder().encode(text)));
     keep.add(indexName);
   }
@@ -134,15 +205,13 @@ export function writeShardedSafetensors(
       Deno.removeSync(join(folder, entry.name));
     }
   }
-  return names;
 }
 
-function byteLength(t: WritableTensor): number {
+function byteLength(t: Pick<WritableTensor, "dtype" | "shape">): number {
   return elementCount(t.shape) * DTYPE_BYTES[t.dtype];
 }
 
-function inOrder(path: string, tensors: Iterable<WritableTensor>): WritableTensor[] {
-  const list = [...tensors];
+function checkNames(path: string, list: readonly { name: string }[]): void {
   const seen = new Set<string>(["__metadata__"]);
   for (const t of list) {
     if (seen.has(t.name)) {
@@ -153,39 +222,49 @@ function inOrder(path: string, tensors: Iterable<WritableTensor>): WritableTenso
     }
     seen.add(t.name);
   }
+}
+
+function inOrder(path: string, tensors: Iterable<WritableTensor>): WritableTensor[] {
+  const list = [...tensors];
+  checkNames(path, list);
   return list.sort((a, b) => DTYPE_BYTES[b.dtype] - DTYPE_BYTES[a.dtype] || (a.name < b.name ? -1 : 1));
 }
 
-function putTensor(path: string, t: WritableTensor, put: (bytes: Uint8Array) => void): void {
-  const data = typeof t.data === "function" ? t.data() : t.data;
-  const width = DTYPE_BYTES[t.dtype];
-  let written = 0;
-  for (const piece of ArrayBuffer.isView(data) ? [data] : data) {
-    if (piece instanceof Float32Array && (t.dtype === "F16" || t.dtype === "BF16")) {
-      const round = t.dtype === "F16" ? f32ToF16 : f32ToBf16;
-      const step = CHUNK_BYTES / 4;
-      for (let i = 0; i < piece.length; i += step) put(bytesOf(round(piece.subarray(i, i + step))));
-      written += piece.length * width;
-    } else {
-      // Bytes may carry any type; elements of another width than the dtype's are a mistake.
-      const size = (piece as { BYTES_PER_ELEMENT?: number }).BYTES_PER_ELEMENT ?? 1;
-      if (size !== 1 && size !== width) {
-        throw sizeMismatch(path, t, `elements of ${size} bytes for ${t.dtype}`);
-      }
-      put(bytesOf(piece));
-      written += piece.byteLength;
-    }
+type Described = Pick<WritableTensor, "name" | "dtype" | "shape">;
+
+/** The bytes of a piece of a tensor's values, in the tensor's type. */
+function* encoded(path: string, t: Described, piece: ArrayBufferView): Generator<Uint8Array> {
+  if (piece instanceof Float32Array && (t.dtype === "F16" || t.dtype === "BF16")) {
+    const round = t.dtype === "F16" ? f32ToF16 : f32ToBf16;
+    const step = CHUNK_BYTES / 4;
+    for (let i = 0; i < piece.length; i += step) yield bytesOf(round(piece.subarray(i, i + step)));
+    return;
   }
-  if (written !== byteLength(t)) {
-    throw sizeMismatch(
-      path,
-      t,
-      `${written} bytes for ${t.dtype} [${t.shape.join(", ")}] of ${byteLength(t)}`,
-    );
+  // Bytes may carry any type; elements of another width than the dtype's are a mistake.
+  const size = (piece as { BYTES_PER_ELEMENT?: number }).BYTES_PER_ELEMENT ?? 1;
+  if (size !== 1 && size !== DTYPE_BYTES[t.dtype]) {
+    throw sizeMismatch(path, t, `elements of ${size} bytes for ${t.dtype}`);
   }
+  yield bytesOf(piece);
 }
 
-function sizeMismatch(path: string, t: WritableTensor, what: string): NibbleError {
+/** Counts a tensor's bytes, and compares them with its shape at the end. */
+function counter(path: string, t: Described): { add: (bytes: Uint8Array) => Uint8Array; check: () => void } {
+  let written = 0;
+  return {
+    add(bytes) {
+      written += bytes.length;
+      return bytes;
+    },
+    check() {
+      if (written === byteLength(t)) return;
+      const expected = `${t.dtype} [${t.shape.join(", ")}] of ${byteLength(t)}`;
+      throw sizeMismatch(path, t, `${written} bytes for ${expected}`);
+    },
+  };
+}
+
+function sizeMismatch(path: string, t: Described, what: string): NibbleError {
   return new NibbleError("formats/size-mismatch", `The data does not fit the tensor: ${what}`, {
     where: `${path}, tensor "${t.name}"`,
     remedy: "Give data of the tensor's shape and dtype.",

@@ -31,28 +31,30 @@ export async function rehearse(
   work: () => Promise<void> | void,
 ): Promise<Rehearsal> {
   const buffer = { destroy() {} } as unknown as GPUBuffer;
-  const device = { limits: like.limits, createBuffer: () => buffer } as unknown as GPUDevice;
-  const pool = createPool(device, budget, () => {}, () => {});
+  const texture = { destroy() {}, createView: () => ({}) };
+  const device = { limits: like.limits, createBuffer: () => buffer, createTexture: () => texture };
+  const pool = createPool(device as unknown as GPUDevice, budget, () => {}, () => {});
   let largestBinding = 0, dispatches = 0;
   const none = () => {};
   const stream: CommandStream = {
     uniforms: buffer,
     uniformSlot: () => 0,
-    ...{ launch: none, copy: none, clear: none, write: none, flush: none },
+    ...{ launch: none, copy: none, copyToTexture: none, clear: none, write: none, flush: none },
     fence: () => Promise.resolve(),
     read: (ranges) => Promise.resolve(ranges.map((r) => new ArrayBuffer(r.bytes))),
+    reader: () => ({ read: () => Promise.resolve(), dispose: none }),
     counters: () => ({ dispatches, submits: 0, readbacks: 0, fences: 0 }),
     timing: undefined,
   };
   const gpu: Gpu = {
-    ...{ name: like.name, vendor: like.vendor, limits: like.limits },
-    // without subgroups products take the path over buffers alone, which needs the same ones
-    features: { ...like.features, subgroups: false },
-    ...{ maxBinding: like.maxBinding, device, pool, stream },
+    ...{ name: like.name, vendor: like.vendor, limits: like.limits, features: like.features },
+    ...{ maxBinding: like.maxBinding, device: device as unknown as GPUDevice, pool, stream },
     kernels: {
       launch(_kernel, { bind }: LaunchOptions) {
         dispatches++;
-        for (const { buffer, offset = 0, bytes } of Object.values(bind)) {
+        for (const range of Object.values(bind)) {
+          if ("view" in range) continue;
+          const { buffer, offset = 0, bytes } = range;
           largestBinding = Math.max(largestBinding, bytes ?? buffer.size - offset);
         }
       },

@@ -3,9 +3,16 @@
  * @module
  */
 import { NibbleError } from "../errors.ts";
-import type { GpuBuffer } from "./pool.ts";
+import type { GpuBuffer, GpuTexture } from "./pool.ts";
 import type { CommandStream } from "./stream.ts";
-import { type Binding, type ParamField, reflect, type Specialization, specialize } from "./wgsl.ts";
+import {
+  type Binding,
+  type ParamField,
+  reflect,
+  sampleType,
+  type Specialization,
+  specialize,
+} from "./wgsl.ts";
 
 /** A kernel file and what was read from it. */
 export interface Kernel {
@@ -28,8 +35,8 @@ export interface LaunchOptions extends Specialization {
   entry?: string;
   /** Fields of `struct Params`, all of them. */
   params?: Record<string, number>;
-  /** Storage bindings used by this entry point, by variable name. */
-  bind: Record<string, BufferRange>;
+  /** Storage and texture bindings used by this entry point, by variable name. */
+  bind: Record<string, BufferRange | GpuTexture>;
   /** Workgroups in x, y, z. */
   groups: readonly [number, number?, number?];
 }
@@ -60,8 +67,8 @@ interface Variant {
 /** Compiles kernels and launches them on a stream. */
 export interface KernelRunner {
   launch(kernel: Kernel, options: LaunchOptions): void;
-  /** Drops bind groups that name a destroyed buffer. */
-  forget(bufferId: number): void;
+  /** Drops bind groups that name a destroyed buffer or texture. */
+  forget(id: number): void;
   /** Compiled variants. */
   compiled(): number;
 }
@@ -82,9 +89,7 @@ export function createRunner(device: GPUDevice, stream: CommandStream, debug: bo
       entries: used.map((b) => ({
         binding: b.index,
         visibility: GPUShaderStage.COMPUTE,
-        buffer: b.kind === "uniform"
-          ? { type: "uniform" as const, hasDynamicOffset: true }
-          : { type: b.kind === "read" ? "read-only-storage" as const : "storage" as const },
+        ...layoutOf(b, code),
       })),
     });
     const label = `${kernel.name}.${entry}`;
@@ -115,12 +120,14 @@ export function createRunner(device: GPUDevice, stream: CommandStream, debug: bo
     let key = `${variant.id}`;
     for (const b of kernel.bindings) {
       const range = options.bind[b.name];
-      if (range && range.buffer.references <= 0) {
+      if (!range) continue;
+      const lent = "view" in range ? range : range.buffer;
+      if (lent.references <= 0) {
         throw new NibbleError("gpu/released", `Cannot bind '${b.name}': its buffer was given back`, {
           where: describe(kernel, options),
         });
       }
-      if (range) key += `|${range.buffer.id}.${range.offset ?? 0}.${range.bytes ?? 0}`;
+      key += "view" in range ? `|${lent.id}` : `|${lent.id}.${range.offset ?? 0}.${range.bytes ?? 0}`;
     }
     const known = groups.get(key);
     if (known) return known;
@@ -133,6 +140,11 @@ export function createRunner(device: GPUDevice, stream: CommandStream, debug: bo
       }
       const range = options.bind[b.name];
       if (!range) continue;
+      if ("view" in range) {
+        entries.push({ binding: b.index, resource: range.view });
+        note(range.id, key);
+        continue;
+      }
       const offset = range.offset ?? 0;
       const size = Math.ceil((range.bytes ?? range.buffer.size - offset) / 4) * 4;
       if (
@@ -144,13 +156,18 @@ export function createRunner(device: GPUDevice, stream: CommandStream, debug: bo
         });
       }
       entries.push({ binding: b.index, resource: { buffer: range.buffer.raw, offset, size } });
-      let keys = keysOfBuffer.get(range.buffer.id);
-      if (!keys) keysOfBuffer.set(range.buffer.id, keys = new Set());
-      keys.add(key);
+      note(range.buffer.id, key);
     }
     const group = device.createBindGroup({ label: kernel.name, layout: variant.layout, entries });
     groups.set(key, group);
     return group;
+  }
+
+  /** The bind group of that key goes when the buffer or texture goes. */
+  function note(id: number, key: string): void {
+    const keys = keysOfBuffer.get(id);
+    if (keys) keys.add(key);
+    else keysOfBuffer.set(id, new Set([key]));
   }
 
   function uniformBlock(kernel: Kernel, params: Record<string, number>): ArrayBuffer {
@@ -203,10 +220,19 @@ export function createRunner(device: GPUDevice, stream: CommandStream, debug: bo
   };
 }
 
+/** The kind of resource that a binding of a specialised text takes. */
+function layoutOf(b: Binding, code: string): Partial<GPUBindGroupLayoutEntry> {
+  if (b.kind === "texture") return { texture: { sampleType: sampleType(code, b.name) } };
+  if (b.kind === "uniform") return { buffer: { type: "uniform", hasDynamicOffset: true } };
+  return { buffer: { type: b.kind === "read" ? "read-only-storage" : "storage" } };
+}
+
 function describe(kernel: Kernel, options: LaunchOptions): string {
   const show = (o: object | undefined) => o ? JSON.stringify(o).replaceAll('"', "") : "";
   const bound = Object.entries(options.bind)
-    .map(([name, r]) => `${name}:${r.bytes ?? r.buffer.size - (r.offset ?? 0)}B`).join(" ");
+    .map(([name, r]) => `${name}:${"view" in r ? r.size : r.bytes ?? r.buffer.size - (r.offset ?? 0)}B`).join(
+      " ",
+    );
   return `${kernel.name}.${options.entry ?? "main"} ${show(options.consts)}${show(options.types)} params ${
     show(options.params)
   } bind ${bound} groups ${options.groups.join("x")}`;

@@ -14,7 +14,16 @@ export {
 } from "./device.ts";
 export { type Rehearsal, rehearse } from "./dry.ts";
 export { type BufferRange, defineKernel, type Kernel, type LaunchOptions } from "./kernel.ts";
-export { BUFFER_KINDS, type BufferKind, type GpuBuffer, type MemoryReport, mib } from "./pool.ts";
+export {
+  BUFFER_KINDS,
+  type BufferKind,
+  type GpuBuffer,
+  type GpuTexture,
+  type MemoryReport,
+  mib,
+  TEXEL_BYTES,
+  type TextureShape,
+} from "./pool.ts";
 export { type KernelTime, profile } from "./profile.ts";
-export { type CommandStream, type StreamCounters } from "./stream.ts";
+export { type CommandStream, type Reader, type StreamCounters } from "./stream.ts";
 export { reflect, type Specialization, specialize } from "./wgsl.ts";

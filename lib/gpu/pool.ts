@@ -1,5 +1,5 @@
 /**
- * Buffers with exact accounting by kind, reuse, and a budget.
+ * Buffers and textures with exact accounting by kind, reuse, and a budget.
  *
  * WebGPU buffers are invisible to V8's collector, so every one is owned: by a tensor, which returns it here.
  * @module
@@ -19,15 +19,36 @@ export const BUFFER_KINDS: readonly BufferKind[] = [
   "scratch",
 ];
 
-/** A device buffer lent by the pool. `size` is what was asked for, rounded up to 256 bytes. */
-export interface GpuBuffer {
+/** What the pool lends. */
+interface Lent<Raw> {
+  /** Unique among buffers and textures. */
   readonly id: number;
-  readonly raw: GPUBuffer;
+  readonly raw: Raw;
+  /** Bytes. */
   readonly size: number;
   readonly kind: BufferKind;
-  /** Owners (tensors and views). The buffer returns to the pool when it reaches 0. */
+  /** Owners (tensors and views). It returns to the pool when this reaches 0. */
   references: number;
 }
+
+/** A device buffer lent by the pool. `size` is what was asked for, rounded up to 256 bytes. */
+export type GpuBuffer = Lent<GPUBuffer>;
+
+/** A two-dimensional texture lent by the pool: scratch for kernels that read through texture units. */
+export interface GpuTexture extends Lent<GPUTexture> {
+  readonly view: GPUTextureView;
+  readonly shape: TextureShape;
+}
+
+/** What a texture is asked for by. */
+export interface TextureShape {
+  format: keyof typeof TEXEL_BYTES;
+  width: number;
+  height: number;
+}
+
+/** Bytes of a texel, by format. */
+export const TEXEL_BYTES = { rgba32float: 16, rgba32uint: 16, rgba16float: 8, rgba16uint: 8 } as const;
 
 /** Bytes now and at the peak. */
 export interface MemoryReport {
@@ -39,28 +60,38 @@ export interface MemoryReport {
   peakBytes: number;
   /** Bytes kept for reuse, beyond the live ones. */
   idleBytes: number;
-  /** Buffers created since the pool began: constant once a training loop has settled. */
+  /** Most bytes that the device held at once: live ones and those kept for reuse. */
+  heldPeakBytes: number;
+  /** Buffers and textures created since the pool began: constant once a training loop has settled. */
   created: number;
 }
 
-/** A pool of storage buffers over one device. */
+/** A pool of storage buffers and textures over one device. */
 export interface BufferPool {
   acquire(bytes: number, kind: BufferKind): GpuBuffer;
-  release(buffer: GpuBuffer): void;
+  acquireTexture(shape: TextureShape, kind: BufferKind): GpuTexture;
+  release(lent: GpuBuffer | GpuTexture): void;
   report(): MemoryReport;
   /** Starts a new peak measurement at the present state. */
   resetPeak(): void;
-  /** Destroys idle buffers. */
+  /** Destroys what is idle. */
   trim(): void;
+  /**
+   * Tells that a step, or a batch of an evaluation, is over: what lay idle for three of them is destroyed, so that
+   * the buffers of shapes that no longer come do not pile up.
+   */
+  age(): void;
 }
 
 const ALIGN = 256;
+/** Steps after which what lies idle is destroyed. */
+const IDLE_AGES = 3;
 
 /**
  * @param device the device
- * @param budget bytes that live and idle buffers may take together
- * @param beforeDestroy called before buffers are destroyed, so that encoded work is submitted first
- * @param onDestroy called with each destroyed buffer's id, so that caches can forget it
+ * @param budget bytes that live and idle buffers and textures may take together
+ * @param beforeDestroy called before any are destroyed, so that encoded work is submitted first
+ * @param onDestroy called with the id of each that is destroyed, so that caches can forget it
  */
 export function createPool(
   device: GPUDevice,
@@ -68,43 +99,45 @@ export function createPool(
   beforeDestroy: () => void,
   onDestroy: (id: number) => void,
 ): BufferPool {
-  const idle = new Map<number, GpuBuffer[]>();
+  const idle = new Map<string | number, { lent: GpuBuffer | GpuTexture; since: number }[]>();
   const zero = () => Object.fromEntries(BUFFER_KINDS.map((k) => [k, 0])) as Record<BufferKind, number>;
   const live = zero();
   let atPeak = zero();
-  let liveBytes = 0, idleBytes = 0, peakBytes = 0, created = 0, nextId = 1;
+  let liveBytes = 0, idleBytes = 0, peakBytes = 0, heldPeakBytes = 0, created = 0, nextId = 1;
+  let generation = 0;
 
-  function trim(): void {
+  function destroyIdle(before: number): void {
     if (idleBytes === 0) return;
-    beforeDestroy();
-    for (const list of idle.values()) {
-      for (const b of list) {
-        onDestroy(b.id);
-        b.raw.destroy();
+    let flushed = false;
+    for (const [key, list] of idle) {
+      const stay = list.filter(({ since }) => since >= before);
+      if (stay.length === list.length) continue;
+      if (!flushed) beforeDestroy();
+      flushed = true;
+      for (const { lent, since } of list) {
+        if (since >= before) continue;
+        onDestroy(lent.id);
+        lent.raw.destroy();
+        idleBytes -= lent.size;
       }
+      if (stay.length > 0) idle.set(key, stay);
+      else idle.delete(key);
     }
-    idle.clear();
-    idleBytes = 0;
   }
+  const trim = () => destroyIdle(Infinity);
 
-  function acquire(bytes: number, kind: BufferKind): GpuBuffer {
-    const size = Math.max(ALIGN, Math.ceil(bytes / ALIGN) * ALIGN);
-    let raw: GPUBuffer, id: number;
-    const reused = idle.get(size)?.pop();
-    if (reused) {
+  /** One of the same key that is idle, or a new one within the budget; counted as live from now on. */
+  function lend<T extends GpuBuffer | GpuTexture>(
+    key: string | number,
+    size: number,
+    kind: BufferKind,
+    create: () => Omit<T, keyof Lent<unknown>> & { raw: T["raw"] },
+  ): T {
+    let made = idle.get(key)?.pop()?.lent as T | undefined;
+    if (made) {
       idleBytes -= size;
-      ({ raw, id } = reused);
+      made = { ...made, kind, references: 1 };
     } else {
-      if (size > device.limits.maxBufferSize) {
-        throw new NibbleError(
-          "gpu/buffer-limit",
-          `A buffer of ${mib(size)} is larger than this device allows`,
-          {
-            where: `${kind}; maxBufferSize is ${mib(device.limits.maxBufferSize)}`,
-            remedy: "Use a shorter sequence or a smaller batch.",
-          },
-        );
-      }
       if (liveBytes + idleBytes + size > budget) trim();
       if (liveBytes + size > budget) {
         throw new NibbleError("gpu/budget", `Out of device memory: ${mib(size)} more for ${kind}`, {
@@ -114,44 +147,80 @@ export function createPool(
             "Lower per_device_train_batch_size or max_length, turn on gradient_checkpointing, or raise nibble_memory_budget_gb.",
         });
       }
-      raw = device.createBuffer({
-        size,
-        usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,
-      });
-      id = nextId++;
+      made = { ...create(), id: nextId++, size, kind, references: 1 } as unknown as T;
       created++;
     }
     live[kind] += size;
     liveBytes += size;
+    heldPeakBytes = Math.max(heldPeakBytes, liveBytes + idleBytes);
     if (liveBytes > peakBytes) {
       peakBytes = liveBytes;
       atPeak = { ...live };
     }
-    return { id, raw, size, kind, references: 1 };
+    return made;
   }
 
-  function release(buffer: GpuBuffer): void {
-    if (buffer.references <= 0) throw new Error("a buffer was released twice");
-    if (--buffer.references > 0) return;
-    live[buffer.kind] -= buffer.size;
-    liveBytes -= buffer.size;
-    idleBytes += buffer.size;
-    const list = idle.get(buffer.size);
-    if (list) list.push(buffer);
-    else idle.set(buffer.size, [buffer]);
+  function acquire(bytes: number, kind: BufferKind): GpuBuffer {
+    const size = Math.max(ALIGN, Math.ceil(bytes / ALIGN) * ALIGN);
+    if (size > device.limits.maxBufferSize) {
+      throw new NibbleError(
+        "gpu/buffer-limit",
+        `A buffer of ${mib(size)} is larger than this device allows`,
+        {
+          where: `${kind}; maxBufferSize is ${mib(device.limits.maxBufferSize)}`,
+          remedy: "Use a shorter sequence or a smaller batch.",
+        },
+      );
+    }
+    const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST;
+    return lend<GpuBuffer>(size, size, kind, () => ({ raw: device.createBuffer({ size, usage }) }));
+  }
+
+  function acquireTexture(shape: TextureShape, kind: BufferKind): GpuTexture {
+    const { format, width, height } = shape;
+    return lend<GpuTexture>(keyOf(shape), width * height * TEXEL_BYTES[format], kind, () => {
+      const usage = GPUTextureUsage.COPY_DST | GPUTextureUsage.TEXTURE_BINDING;
+      const raw = device.createTexture({ size: [width, height], format, usage });
+      return { raw, view: raw.createView(), shape };
+    });
+  }
+
+  function release(lent: GpuBuffer | GpuTexture): void {
+    if (lent.references <= 0) throw new Error("a buffer was released twice");
+    if (--lent.references > 0) return;
+    live[lent.kind] -= lent.size;
+    liveBytes -= lent.size;
+    idleBytes += lent.size;
+    const key = "view" in lent ? keyOf(lent.shape) : lent.size;
+    const list = idle.get(key);
+    const entry = { lent, since: generation };
+    if (list) list.push(entry);
+    else idle.set(key, [entry]);
   }
 
   return {
     acquire,
+    acquireTexture,
     release,
     trim,
+    age() {
+      generation++;
+      destroyIdle(generation - IDLE_AGES);
+    },
     resetPeak() {
       peakBytes = liveBytes;
+      heldPeakBytes = liveBytes + idleBytes;
       atPeak = { ...live };
     },
-    report: () => ({ live: { ...live }, atPeak: { ...atPeak }, liveBytes, peakBytes, idleBytes, created }),
+    report: () => ({
+      live: { ...live },
+      atPeak: { ...atPeak },
+      ...{ liveBytes, peakBytes, idleBytes, heldPeakBytes, created },
+    }),
   };
 }
+
+const keyOf = ({ format, width, height }: TextureShape) => `${format} ${width}x${height}`;
 
 /** Bytes as `12.3 MiB`. */
 export function mib(bytes: number): string {

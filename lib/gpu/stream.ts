@@ -5,7 +5,7 @@
  * its buffers alone and can be cached: creating one costs 8 to 10 us in Deno, a dispatch 0.4 us.
  * @module
  */
-import type { GpuBuffer } from "./pool.ts";
+import { type GpuBuffer, type GpuTexture, TEXEL_BYTES } from "./pool.ts";
 
 const SLOT = 256;
 const SLOTS = 4096;
@@ -35,6 +35,8 @@ export interface CommandStream {
   uniformSlot(block: ArrayBuffer): number;
   launch(launch: Launch): void;
   copy(from: GpuBuffer, fromOffset: number, to: GpuBuffer, toOffset: number, bytes: number): void;
+  /** Fills a texture row by row from a buffer's bytes; the last texel may be partly past the end of what counts. */
+  copyToTexture(from: GpuBuffer, offset: number, bytes: number, to: GpuTexture): void;
   clear(buffer: GpuBuffer, offset?: number, bytes?: number): void;
   write(buffer: GpuBuffer, offset: number, data: Uint8Array<ArrayBuffer>): void;
   /** Submits what is encoded. */
@@ -43,9 +45,21 @@ export interface CommandStream {
   fence(): Promise<void>;
   /** Reads ranges in one batch, one copy and one map for all. */
   read(ranges: readonly { buffer: GpuBuffer; offset: number; bytes: number }[]): Promise<ArrayBuffer[]>;
+  /** A mappable buffer of `bytes`, kept for readbacks that recur. */
+  reader(bytes: number): Reader;
   counters(): StreamCounters;
   /** When set, each launch runs in a pass of its own between two timestamps. */
   timing: PassTiming | undefined;
+}
+
+/** Reads again and again through one mappable buffer, which lies in host memory. */
+export interface Reader {
+  /**
+   * Encodes and submits a copy of as many bytes as `into` has; resolves when they are there. One at a time.
+   * @param offset in `buffer`, a multiple of 4, as is the length
+   */
+  read(buffer: GpuBuffer, offset: number, into: Uint8Array): Promise<void>;
+  dispose(): void;
 }
 
 /** Hands out timestamp slots; undefined when full. */
@@ -124,6 +138,18 @@ export function createStream(device: GPUDevice, check: () => void, sliceDispatch
       endPass();
       commands().copyBufferToBuffer(from.raw, fromOffset, to.raw, toOffset, bytes);
     },
+    copyToTexture({ raw: buffer }, offset, bytes, { raw: texture, shape: { format, width } }) {
+      endPass();
+      const texels = Math.ceil(bytes / TEXEL_BYTES[format]), bytesPerRow = width * TEXEL_BYTES[format];
+      const whole = Math.floor(texels / width), rest = texels - whole * width;
+      if (whole > 0) {
+        commands().copyBufferToTexture({ buffer, offset, bytesPerRow }, { texture }, [width, whole]);
+      }
+      if (rest > 0) {
+        const last = { buffer, offset: offset + whole * bytesPerRow };
+        commands().copyBufferToTexture(last, { texture, origin: [0, whole] }, [rest, 1]);
+      }
+    },
     clear(buffer, offset = 0, bytes = buffer.size - offset) {
       endPass();
       commands().clearBuffer(buffer.raw, offset, bytes);
@@ -167,6 +193,27 @@ export function createStream(device: GPUDevice, check: () => void, sliceDispatch
       else target.destroy();
       check();
       return out;
+    },
+    reader(size) {
+      const target = device.createBuffer({
+        label: "reader",
+        size,
+        usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
+      });
+      return {
+        async read(buffer, offset, into) {
+          const bytes = into.byteLength;
+          endPass();
+          commands().copyBufferToBuffer(buffer.raw, offset, target, 0, bytes);
+          flush();
+          counters.readbacks++;
+          await target.mapAsync(GPUMapMode.READ, 0, bytes);
+          into.set(new Uint8Array(target.getMappedRange(0, bytes)));
+          target.unmap();
+          check();
+        },
+        dispose: () => target.destroy(),
+      };
     },
     counters: () => ({ ...counters }),
   };

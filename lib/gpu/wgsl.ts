@@ -124,7 +124,7 @@ function closingBrace(text: string, from: number): number {
 export interface Binding {
   name: string;
   index: number;
-  kind: "uniform" | "read" | "read_write";
+  kind: "uniform" | "read" | "read_write" | "texture";
 }
 
 /** A field of `struct Params`: every field is a 4-byte scalar. */
@@ -134,7 +134,7 @@ export interface ParamField {
 }
 
 const BINDING =
-  /@group\(0\)\s*@binding\((\d+)\)\s*var<(uniform|storage)(?:,\s*(read_write|read))?>\s*(\w+)\s*:/g;
+  /@group\(0\)\s*@binding\((\d+)\)\s*var(?:<(uniform|storage)(?:,\s*(read_write|read))?>)?\s+(\w+)\s*:/g;
 
 /** Reads the declared bindings and the fields of `struct Params` from a kernel file. */
 export function reflect(source: string): { bindings: Binding[]; params: ParamField[] } {
@@ -142,7 +142,13 @@ export function reflect(source: string): { bindings: Binding[]; params: ParamFie
   const bindings = [...text.matchAll(BINDING)].map((m): Binding => ({
     name: m[4]!,
     index: Number(m[1]),
-    kind: m[2] === "uniform" ? "uniform" : m[3] === "read_write" ? "read_write" : "read",
+    kind: m[2] === undefined
+      ? "texture"
+      : m[2] === "uniform"
+      ? "uniform"
+      : m[3] === "read_write"
+      ? "read_write"
+      : "read",
   }));
   const block = /struct\s+Params\s*\{([^}]*)\}/.exec(text)?.[1] ?? "";
   const params = [...block.matchAll(/(\w+)\s*:\s*(u32|i32|f32)\b/g)].map((m): ParamField => ({
@@ -150,4 +156,11 @@ export function reflect(source: string): { bindings: Binding[]; params: ParamFie
     type: m[2] as ParamField["type"],
   }));
   return { bindings, params };
+}
+
+/** What a texture binding of a specialised text is sampled as; its type may stand behind an alias. */
+export function sampleType(text: string, name: string): "uint" | "unfilterable-float" {
+  const declared = new RegExp(`\\bvar\\s+${name}\\s*:\\s*([\\w<>]+)`).exec(text)?.[1];
+  const type = new RegExp(`\\balias\\s+${declared}\\s*=\\s*([\\w<>]+)`).exec(text)?.[1] ?? declared;
+  return type?.includes("u32") ? "uint" : "unfilterable-float";
 }

@@ -55,14 +55,44 @@ export async function request(
     const response = await follow(settings, url, options.headers ?? {}, options.signal);
     if (response.ok || response.status === 416) return response;
     const text = (await response.text().catch(() => "")).slice(0, 300);
-    if (TRANSIENT.has(response.status)) {
-      const after = Number(response.headers.get("retry-after"));
-      throw new TransientError(`${new URL(url).host} answered ${response.status}`, {
-        wait: after > 0 ? Math.min(after * 1000, 60_000) : undefined,
-      });
-    }
+    checkTransient(url, response);
     throw refusal(settings, response, text, subject);
   }, options.tries ?? TRIES);
+}
+
+/** Throws where another try may bring a better answer. */
+function checkTransient(url: string, response: Response): void {
+  if (!TRANSIENT.has(response.status)) return;
+  const after = Number(response.headers.get("retry-after"));
+  throw new TransientError(`${new URL(url).host} answered ${response.status}`, {
+    wait: after > 0 ? Math.min(after * 1000, 60_000) : undefined,
+  });
+}
+
+/**
+ * A `fetch` for the calls of `@huggingface/hub`: tried again while the failure is transient, and with the token for the
+ * Hub's own host only, whatever the token looks like. Bodies must be such that can be sent twice: text and blobs.
+ */
+export function retryingFetch(settings: HubSettings): typeof fetch {
+  const home = new URL(settings.endpoint).host;
+  return async (input, init) => {
+    const url = String(input instanceof Request ? input.url : input);
+    const headers = new Headers(init?.headers);
+    headers.delete("authorization");
+    headers.set("user-agent", "nibble");
+    if (new URL(url).host === home && settings.token) headers.set("authorization", `Bearer ${settings.token}`);
+    return await retry(settings, async () => {
+      let response: Response;
+      try {
+        response = await fetch(url, { ...init, headers });
+      } catch (cause) {
+        throw new TransientError(`No answer from ${new URL(url).host} (${reason(cause)})`, { cause });
+      }
+      if (TRANSIENT.has(response.status)) await response.body?.cancel();
+      checkTransient(url, response);
+      return response;
+    }, TRIES);
+  };
 }
 
 /** Runs `attempt` until it succeeds, fails for good, or has failed `tries` times; delays double from `retryDelay`. */

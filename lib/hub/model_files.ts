@@ -52,6 +52,11 @@ export function chooseModelFiles(repo: string, files: RepoFile[], gguf?: string)
   });
 }
 
+/** What a model repository has beside its weights: config, tokenizer, templates, documents. */
+export function chooseSideFiles(files: RepoFile[]): RepoFile[] {
+  return files.filter((f) => SIDE_FILES.test(f.path) && !f.path.endsWith(".safetensors"));
+}
+
 /**
  * Does a snapshot folder hold a whole model? With the repository's list: every chosen file. Without it (a cache that
  * an older huggingface_hub left): config.json, a tokenizer, and all the weights that the index names.

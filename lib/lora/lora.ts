@@ -2,7 +2,8 @@
  * Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685): adapters around linear layers, with the backward by hand.
  * @module
  */
-import { NibbleError } from "../errors.ts";
+import type { TensorSource } from "../formats/mod.ts";
+import { gpu } from "../gpu/mod.ts";
 import {
   baseBackward,
   baseForward,
@@ -11,21 +12,20 @@ import {
   type LinearLayer,
 } from "../model/linear.ts";
 import type { Model } from "../model/model.ts";
-import { hashText, uniform } from "../model/random_source.ts";
+import { hashText } from "../model/random_source.ts";
 import { dropoutOnly } from "../tensor/ops/dropout.ts";
 import { biasGradient, product, productInto } from "../tensor/ops/linear.ts";
-import { record } from "../tensor/tape.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { noGrad, record } from "../tensor/tape.ts";
+import { keep, scope, type Tensor, tensor } from "../tensor/tensor.ts";
+import { initOf, type LoraConfig } from "./config.ts";
+import { type Dora, doraLinear, rowNorms, rowSquares } from "./dora.ts";
+import { startLayer } from "./init.ts";
+import { adapterShapes, rankAndScale, targetModules } from "./targets.ts";
+import { modelSource, parameterShapes } from "../model/parameters.ts";
+import { trainWhole, type WholeParameter } from "./whole.ts";
 
-/** Settings of an adapter, under PEFT's names. */
-export interface LoraConfig {
-  r: number;
-  lora_alpha: number;
-  lora_dropout: number;
-  use_rslora: boolean;
-  /** Module names, a regular expression for the whole path, or `all-linear`. */
-  target_modules: readonly string[] | string;
-}
+export type { LoraConfig } from "./config.ts";
+export { adapterShapes, isAllLinear, targetModules, type TrainableSpec } from "./targets.ts";
 
 /** One adapted layer. */
 export interface LoraLayer {
@@ -36,102 +36,142 @@ export interface LoraLayer {
   readonly b: Tensor;
   /** alpha / r, or alpha / sqrt(r) with rsLoRA (Kalajdzievski 2023, arXiv 2312.03732). */
   readonly scaling: number;
+  /** Magnitude and what its norm needs, with DoRA. */
+  readonly dora: Dora | undefined;
+  /**
+   * A and B as they began, where that changed the base: then `W = base + s B A` of these is the model before
+   * training.
+   */
+  readonly initial: { readonly a: Tensor; readonly b: Tensor } | undefined;
 }
 
 /** An adapter on a model. */
 export interface Adapter {
+  /** The model it is on. */
+  readonly model: Model;
   readonly config: LoraConfig;
   readonly layers: ReadonlyMap<string, LoraLayer>;
-  /** Off: the model is its base again, which is DPO's reference. */
+  /** Parameters of the base that train as copies (`modules_to_save`, `bias`), by name. */
+  readonly whole: ReadonlyMap<string, WholeParameter>;
+  /** Off: the model is its base again, which is DPO's reference. Unlike in PEFT, biases are the base's then too. */
   enabled: boolean;
+  /** Takes it off the model. A base that the initialisation changed stays changed: load the model again. */
   remove(): void;
 }
 
-/**
- * Modules that `target_modules` names, by PEFT's rules: a list matches whole path ends, a string is a regular
- * expression for the whole path, `all-linear` is every linear layer but the head.
- *
- * @throws NibbleError `lora/no-target` when nothing matches
- */
-export function targetModules(model: Model, targets: readonly string[] | string): string[] {
-  const all = [...model.linears.keys()];
-  let matched: string[];
-  if (isAllLinear(targets)) matched = all;
-  else if (typeof targets === "string") matched = all.filter((m) => new RegExp(`^(?:${targets})$`).test(m));
-  else matched = all.filter((m) => targets.some((t) => m === t || m.endsWith(`.${t}`)));
-  if (matched.length === 0) {
-    const names = [...new Set(all.map((m) => m.split(".").at(-1)!))];
-    throw new NibbleError(
-      "lora/no-target",
-      `No module matches lora_target_modules ${JSON.stringify(targets)}`,
-      {
-        remedy: `This model has ${names.join(", ")}; or use all-linear.`,
-      },
-    );
-  }
-  return matched;
-}
-
-/** Whether `target_modules` is the word for every linear layer but the head, alone or in a list. */
-export function isAllLinear(targets: readonly string[] | string): boolean {
-  return typeof targets === "string"
-    ? targets === "all-linear"
-    : targets.length === 1 && targets[0] === "all-linear";
-}
-
-/** Names and shapes of an adapter's parameters, in order, as PEFT names them inside `base_model.model.`. */
-export function adapterShapes(
-  model: Model,
-  config: LoraConfig,
-): { module: string; name: string; shape: [number, number] }[] {
-  return targetModules(model, config.target_modules).flatMap((module) => {
-    const [out, into] = model.linears.get(module)!.shape;
-    return [
-      { module, name: `${module}.lora_A.weight`, shape: [config.r, into] as [number, number] },
-      { module, name: `${module}.lora_B.weight`, shape: [out, config.r] as [number, number] },
-    ];
-  });
+/** Options of {@link addAdapter}. */
+export interface AddAdapterOptions {
+  /** The base's files, which `pissa`, `olora` and `loftq` decompose. */
+  weights?: TensorSource | undefined;
+  /** Values follow, or do not matter: A and B need no start. A base that the initialisation changes is changed. */
+  unstarted?: boolean;
+  /** Nothing is decomposed: for planning. */
+  rehearsal?: boolean | undefined;
 }
 
 /**
  * Puts adapters on a model.
  *
- * @param parameters the tensors by name, from {@link adapterShapes}; their values are written here: A uniform in
- *   ±1/sqrt(in), which is PEFT's Kaiming initialisation with a = sqrt(5), and B zero, so that training starts
- *   from the base
+ * @param parameters the tensors by name, from {@link adapterShapes}; their values are written here, by default A
+ *   uniform in ±1/sqrt(in), which is PEFT's Kaiming initialisation with a = sqrt(5), and B zero, so that training
+ *   starts from the base
+ * @throws NibbleError `lora/no-target`, `lora/pattern`, `lora/init`, `lora/needs-weights`, `lora/quantized`
  */
 export function addAdapter(
   model: Model,
   config: LoraConfig,
   parameters: ReadonlyMap<string, Tensor>,
   seed: number,
+  options: AddAdapterOptions = {},
 ): Adapter {
-  const scaling = config.lora_alpha / (config.use_rslora ? Math.sqrt(config.r) : config.r);
+  const init = initOf(config);
   const layers = new Map<string, LoraLayer>();
-  for (const module of targetModules(model, config.target_modules)) {
-    const layer = model.linears.get(module)!;
-    const a = parameters.get(`${module}.lora_A.weight`)!;
-    const b = parameters.get(`${module}.lora_B.weight`)!;
-    const key = hashText(module) ^ Math.imul(seed + 1, 0x9e3779b1);
-    const bound = 1 / Math.sqrt(layer.shape[1]);
-    a.write(Float32Array.from({ length: a.size }, (_, i) => (2 * uniform(key, i) - 1) * bound));
-    b.write(new Float32Array(b.size));
-    layers.set(module, { layer, a, b, scaling });
+  const own: Tensor[] = [];
+  const mine = (t: Tensor) => (own.push(keep(t)), t);
+  const whole = trainWhole(model, adapterShapes(model, config), parameters);
+  const adapter = makeAdapter(model, config, layers, whole, own);
+  const weights = options.weights && modelSource(options.weights, parameterShapes(model.config));
+  try {
+    for (const module of targetModules(model, config)) {
+      const layer = model.linears.get(module)!;
+      const { r, scaling } = rankAndScale(config, module);
+      const a = parameters.get(`${module}.lora_A.weight`)!;
+      const b = parameters.get(`${module}.lora_B.weight`)!;
+      const start = startLayer(layer, r, scaling, init, seed, { ...options, weights });
+      a.write(start.a);
+      b.write(start.b);
+      const initial = start.changedBase
+        ? {
+          a: mine(tensor(start.a, a.shape, "f32", "adapter")),
+          b: mine(tensor(start.b, b.shape, "f32", "adapter")),
+        }
+        : undefined;
+      let dora: Dora | undefined;
+      if (config.use_dora) {
+        const magnitude = parameters.get(`${module}.lora_magnitude_vector`)!;
+        const squares = mine(rowSquares(layer.weight));
+        dora = { magnitude, squares };
+        noGrad(() => scope(() => fill(magnitude, rowNorms({ layer, a, b, scaling }, squares))));
+      }
+      layers.set(module, { layer, a, b, scaling, dora, initial });
+    }
+  } catch (error) {
+    adapter.remove();
+    throw error;
   }
-  const adapter: Adapter = {
+  for (const lora of layers.values()) install(lora, adapter);
+  return adapter;
+}
+
+function makeAdapter(
+  model: Model,
+  config: LoraConfig,
+  layers: ReadonlyMap<string, LoraLayer>,
+  whole: ReadonlyMap<string, WholeParameter>,
+  own: Tensor[],
+): Adapter {
+  let enabled = true;
+  const place = (on: boolean) => {
+    for (const { place, trained, base } of whole.values()) place.set(on ? trained : base);
+  };
+  place(true);
+  return {
+    model,
     config,
     layers,
-    enabled: true,
+    whole,
+    get enabled() {
+      return enabled;
+    },
+    set enabled(on) {
+      place(enabled = on);
+    },
     remove() {
+      place(false);
       for (const { layer } of layers.values()) layer.adapter = undefined;
+      for (const t of own.splice(0)) t.dispose();
     },
   };
-  for (const lora of layers.values()) {
-    const seedOf = hashText(lora.layer.module);
-    lora.layer.adapter = (x, context) =>
-      adapter.enabled ? loraLinear(lora, x, config.lora_dropout, context, seedOf) : baseLinear(lora.layer, x);
-  }
-  return adapter;
+}
+
+/** The layer's forward from now on. */
+function install(lora: LoraLayer, adapter: Adapter): void {
+  const { layer, dora, initial, scaling } = lora;
+  const rate = adapter.config.lora_dropout;
+  const layerSeed = hashText(layer.module);
+  const before = initial && { ...lora, ...initial, dora: undefined };
+  layer.adapter = (x, context) => {
+    if (!adapter.enabled) return before ? loraLinear(before, x, undefined, scaling) : baseLinear(layer, x);
+    const { dropoutSeed } = context;
+    const dropping = rate > 0 && dropoutSeed !== undefined
+      ? { rate, seed: (dropoutSeed ^ layerSeed) >>> 0 }
+      : undefined;
+    return dora ? doraLinear(lora, dora, x, dropping, context) : loraLinear(lora, x, dropping, scaling);
+  };
+}
+
+function fill(into: Tensor, from: Tensor): void {
+  gpu().stream.copy(from.buffer, from.offset, into.buffer, into.offset, from.bytes);
 }
 
 /**
@@ -140,29 +180,25 @@ export function addAdapter(
  * `dB += s dyᵀ h`, `dA += dhᵀ drop(x)`, `dx = dy W + dropᵀ(dh A)`.
  */
 function loraLinear(
-  lora: LoraLayer,
+  lora: Pick<LoraLayer, "layer" | "a" | "b">,
   x: Tensor,
-  rate: number,
-  context: ForwardContext,
-  layerSeed: number,
+  dropping: { rate: number; seed: number } | undefined,
+  s: number,
 ): Tensor {
-  const { layer: { weight, bias }, a, b, scaling: s } = lora;
-  const seed = context.dropoutSeed === undefined ? undefined : (context.dropoutSeed ^ layerSeed) >>> 0;
-  const dropping = rate > 0 && seed !== undefined;
-  const dropped = dropping ? dropoutOnly(x, rate, seed) : x; // (M, in)
+  const { layer: { weight, bias }, a, b } = lora;
+  const drop = (t: Tensor, base?: Tensor) => dropoutOnly(t, dropping!.rate, dropping!.seed, base);
+  const dropped = dropping ? drop(x) : x; // (M, in)
   const h = product("nt", dropped, a); // (M, r)
   const y = baseForward(weight, x, bias);
   productInto("nt", h, b, y, s);
   return record("loraLinear", y, [x, a, b, bias], (dy) => {
     const dBias = biasGradient(bias, dy);
     const dh = product("nn", dy, b, s); // (M, r)
-    productInto("tn", dy, h, b.grad!, s);
-    productInto("tn", dh, dropped, a.grad!);
+    if (b.grad) productInto("tn", dy, h, b.grad, s);
+    if (a.grad) productInto("tn", dh, dropped, a.grad);
     if (!x.requiresGrad) return [undefined, undefined, undefined, dBias];
     const dx = baseBackward(weight, dy);
-    if (dropping) {
-      return [dropoutOnly(product("nn", dh, a), rate, seed, dx), undefined, undefined, dBias];
-    }
+    if (dropping) return [drop(product("nn", dh, a), dx), undefined, undefined, dBias];
     productInto("nn", dh, a, dx);
     return [dx, undefined, undefined, dBias];
   });

@@ -1,102 +1,200 @@
 /**
- * Merging an adapter into its base, written as a plain Hugging Face model.
+ * Merging an adapter into its base: `dequantize(W) + s B A`, the very function that was trained.
+ *
+ * The original 16-bit W would differ from it by the quantization error, and quantizing the sum again rounds small
+ * updates away: that is done on request only ({@link mergeInto4bit}), and its cost is to be measured.
  * @module
  */
 import { join } from "@std/path";
-import { writeSafetensors, writeWhole } from "../formats/mod.ts";
+import { MERGED_ADAPTERS, type MergedAdapter, streamShardedSafetensors, writeWhole } from "../formats/mod.ts";
 import type { Model } from "../model/model.ts";
 import { parameterShapes, type ParameterSpec, storedShape, toStored } from "../model/parameters.ts";
-import { dequantizeRows, QuantizedTensor } from "../quant/mod.ts";
+import {
+  createQuantized,
+  finishQuantized,
+  type QuantizedTensor,
+  type QuantizeOptions,
+  quantizeRows,
+} from "../quant/mod.ts";
 import { productInto } from "../tensor/ops/linear.ts";
-import { toF32 } from "../tensor/ops/storage.ts";
+import { copy, mul } from "../tensor/ops/pointwise.ts";
 import { noGrad } from "../tensor/tape.ts";
-import { empty, keep, scope, type Tensor } from "../tensor/tensor.ts";
-import type { Adapter } from "./lora.ts";
+import { keep, scope, type Tensor } from "../tensor/tensor.ts";
+import { over, rowNorms } from "./dora.ts";
+import type { Adapter, LoraLayer } from "./lora.ts";
+import { rowPieces, rowsOf } from "./rows.ts";
+import { allParameters } from "./targets.ts";
 
 /** Options of {@link writeModel}. */
 export interface WriteModelOptions {
   /** Stored type; default `BF16`. */
   dtype?: "F32" | "F16" | "BF16";
-  /** Bytes of one shard at most; default 512 MiB. */
+  /** Bytes of one shard at most; default 5 GB, as Transformers has it. */
   maxShardBytes?: number;
+  /** Recorded in config.json, so that adapters trained on the result know their parents. */
+  merged?: MergedAdapter;
+  /** Parameters written so far, and all. */
+  onProgress?: (done: number, total: number) => void;
 }
 
+/** `torch_dtype` of a stored type. */
+const DTYPE_NAMES = { F32: "float32", F16: "float16", BF16: "bfloat16" } as const;
+
 /**
- * Writes the model with the adapter merged in: `dequantize(W) + s B A`, the very function that was trained. (The
- * original 16-bit W would differ by the quantization error; re-quantizing would round small updates away.)
- * Shards are written one by one, so the host holds one shard.
+ * Writes the model with the adapter merged in as a Hugging Face folder: weights in shards with their index, piece by
+ * piece from the device, and config.json last.
  *
  * @param adapter undefined writes the base alone, as after full fine-tuning
+ * @returns names of the weights' files
  */
 export async function writeModel(
   model: Model,
   adapter: Adapter | undefined,
   folder: string,
   options: WriteModelOptions = {},
-): Promise<void> {
-  const { dtype = "BF16", maxShardBytes = 512 * 2 ** 20 } = options;
-  const width = dtype === "F32" ? 4 : 2;
-  const shards: ParameterSpec[][] = [[]];
-  let filled = 0, total = 0;
-  for (const spec of parameterShapes(model.config)) {
-    const bytes = width * spec.shape.reduce((a, b) => a * b, 1);
-    if (filled > 0 && filled + bytes > maxShardBytes) {
-      shards.push([]);
-      filled = 0;
-    }
-    shards.at(-1)!.push(spec);
-    filled += bytes;
-    total += bytes;
-  }
-  Deno.mkdirSync(folder, { recursive: true });
-  const weightMap: Record<string, string> = {};
-  for (const [i, shard] of shards.entries()) {
-    const number = (n: number) => String(n).padStart(5, "0");
-    const file = shards.length === 1
-      ? "model.safetensors"
-      : `model-${number(i + 1)}-of-${number(shards.length)}.safetensors`;
-    const tensors = [];
-    for (const spec of shard) {
-      const { name } = spec;
-      const t = parameter(model, adapter, name);
-      tensors.push({ name, dtype, shape: storedShape(spec), data: toStored(spec, await t.data()) });
-      t.dispose();
-      weightMap[name] = file;
-    }
-    writeSafetensors(join(folder, file), tensors);
-  }
-  const json = (name: string, value: unknown) =>
-    writeWhole(
-      join(folder, name),
-      (put) => put(new TextEncoder().encode(JSON.stringify(value, null, 2) + "\n")),
-    );
-  if (shards.length > 1) {
-    json("model.safetensors.index.json", { metadata: { total_size: total }, weight_map: weightMap });
-  }
-  const { quantization_config: _, ...config } = model.rawConfig;
-  json("config.json", {
-    ...config,
-    torch_dtype: { F32: "float32", F16: "float16", BF16: "bfloat16" }[dtype],
-  });
+): Promise<string[]> {
+  const { dtype = "BF16", maxShardBytes, onProgress } = options;
+  const specs = mergedParameters(model, adapter);
+  const total = specs.reduce((n, s) => n + s.shape.reduce((a, b) => a * b, 1), 0);
+  let done = 0;
+  const tensors = specs.map((spec) => ({
+    name: spec.name,
+    dtype,
+    shape: storedShape(spec),
+    data: async function* () {
+      for await (const piece of mergedValues(model, adapter, spec)) {
+        yield piece;
+        onProgress?.(done += piece.length, total);
+      }
+    },
+  }));
+  const files = await streamShardedSafetensors(folder, tensors, maxShardBytes ? { maxShardBytes } : {});
+  writeConfig(model, adapter, folder, { dtype, merged: options.merged });
+  return files;
 }
 
-/** One parameter of the merged model, as a tensor that the caller disposes. */
-function parameter(model: Model, adapter: Adapter | undefined, name: string): Tensor {
-  const module = name.replace(/\.weight$/, "");
+/** config.json of a merged model. */
+export function writeConfig(
+  model: Model,
+  adapter: Adapter | undefined,
+  folder: string,
+  options: {
+    dtype: keyof typeof DTYPE_NAMES;
+    merged?: MergedAdapter | undefined;
+    /** `quantization_config`, of a model in 4 bits. */
+    quantization?: Record<string, unknown>;
+  },
+): void {
+  const { quantization_config: _, dtype: newName, ...config } = model.rawConfig;
+  const dtype = DTYPE_NAMES[options.dtype];
+  const parents = (config[MERGED_ADAPTERS] as MergedAdapter[] | undefined) ?? [];
+  const value = {
+    ...config,
+    torch_dtype: dtype,
+    ...(newName === undefined ? {} : { dtype }), // Transformers 5
+    ...(unties(model, adapter) ? { tie_word_embeddings: false } : {}),
+    ...(options.merged ? { [MERGED_ADAPTERS]: [...parents, options.merged] } : {}),
+    ...(options.quantization ? { quantization_config: options.quantization } : {}),
+  };
+  writeWhole(
+    join(folder, "config.json"),
+    (put) => put(new TextEncoder().encode(JSON.stringify(value, null, 2) + "\n")),
+  );
+}
+
+/** Whether head and embedding, tied in the base, have been trained apart. */
+function unties(model: Model, adapter: Adapter | undefined): boolean {
+  const names = ["lm_head.weight", `${model.config.family.names.embed}.weight`];
+  return model.config.tie_word_embeddings && names.some((name) => adapter?.whole.has(name));
+}
+
+/** The parameters of the merged model: the base's, and a head of its own where training untied it. */
+export function mergedParameters(model: Model, adapter: Adapter | undefined): ParameterSpec[] {
+  return unties(model, adapter) ? allParameters(model) : parameterShapes(model.config);
+}
+
+/** A parameter of the merged model in the order of its file, in pieces of bounded size. */
+export async function* mergedValues(
+  model: Model,
+  adapter: Adapter | undefined,
+  spec: ParameterSpec,
+): AsyncGenerator<Float32Array<ArrayBuffer>> {
+  const [rows, columns] = spec.shape.length === 2 ? spec.shape as [number, number] : [1, spec.shape[0]!];
+  const whole = spec.transposed ? new Float32Array(rows * columns) : undefined;
+  const factors = layerFactors(model, adapter, spec.name);
+  try {
+    for (const [from, to] of rowPieces(rows, columns)) {
+      const t = mergedRows(model, adapter, spec, factors, from, to);
+      const piece = await t.data();
+      t.dispose();
+      if (whole) whole.set(piece, from * columns);
+      else yield piece;
+    }
+  } finally {
+    factors?.scale?.dispose();
+  }
+  if (whole) yield toStored(spec, whole);
+}
+
+/** A layer's adapter, and with DoRA `m / ‖W + s B A‖`, which its owner disposes. */
+interface Factors {
+  lora: LoraLayer;
+  scale: Tensor | undefined;
+}
+
+function layerFactors(model: Model, adapter: Adapter | undefined, name: string): Factors | undefined {
+  const lora = name.endsWith(".weight") ? adapter?.layers.get(name.slice(0, -".weight".length)) : undefined;
+  if (!lora) return undefined;
+  const { dora } = lora;
+  if (!dora) return { lora, scale: undefined };
+  return { lora, scale: noGrad(() => keep(scope(() => over(dora.magnitude, rowNorms(lora, dora.squares))))) };
+}
+
+/** Rows `[from, to)` of a merged parameter in f32; the caller disposes the tensor. */
+function mergedRows(
+  model: Model,
+  adapter: Adapter | undefined,
+  spec: ParameterSpec,
+  factors: Factors | undefined,
+  from: number,
+  to: number,
+): Tensor {
   return noGrad(() =>
     keep(scope(() => {
-      const layer = model.linears.get(module);
-      const dense = layer ? layer.weight : model.parameters.get(name)!;
-      const lora = adapter?.layers.get(module);
-      let w: Tensor;
-      if (dense instanceof QuantizedTensor) {
-        w = empty(dense.shape, "f32", "scratch");
-        dequantizeRows(dense, 0, dense.shape[0]!, w);
-      } else {
-        w = lora ? toF32(dense) : dense.view(dense.shape);
-      }
-      if (lora) productInto("nn", lora.b, lora.a, w, lora.scaling);
-      return w;
+      const name = spec.name === "lm_head.weight" && model.config.tie_word_embeddings
+        ? `${model.config.family.names.embed}.weight`
+        : spec.name;
+      const base = model.linears.get(name.replace(/\.weight$/, ""))?.weight ?? model.parameters.get(name)!;
+      const part = rowsOf(adapter?.whole.get(spec.name)?.trained ?? base, from, to);
+      if (!factors) return copy(part);
+      const { lora: { a, b, scaling }, scale } = factors;
+      const w = copy(part);
+      productInto("nn", b.slice(from, to), a, w, scaling);
+      return scale ? mul(w, scale.view([scale.size, 1]).slice(from, to)) : w;
     }))
   );
+}
+
+/**
+ * Merges the adapter into the layers' weights and quantizes every quantizable one, adapted or not, as `options` say;
+ * the adapter is taken off. Each rounding moves the function: measure the loss before and after.
+ */
+export function mergeInto4bit(model: Model, adapter: Adapter | undefined, options: QuantizeOptions): void {
+  for (const spec of parameterShapes(model.config)) {
+    if (!spec.quantizable) continue;
+    const layer = model.linears.get(spec.name.slice(0, -".weight".length))!;
+    const q: QuantizedTensor = createQuantized(spec.shape, { ...options, name: spec.name });
+    const factors = layerFactors(model, adapter, spec.name);
+    for (const [from, to] of rowPieces(q.rows, q.columns)) {
+      const t = mergedRows(model, adapter, spec, factors, from, to);
+      quantizeRows(q, from, t);
+      t.dispose();
+    }
+    factors?.scale?.dispose();
+    finishQuantized(q);
+    const old = layer.weight;
+    layer.weight = q;
+    old.dispose();
+    layer.adapter = undefined;
+  }
 }

@@ -5,6 +5,7 @@
 import { splitColumns } from "../tensor/ops/columns.ts";
 import { layerNorm } from "../tensor/ops/layer_norm.ts";
 import { activation, add, gated, reshape } from "../tensor/ops/pointwise.ts";
+import type { RouterBalance } from "../tensor/ops/router_balance.ts";
 import { rmsNorm } from "../tensor/ops/rms_norm.ts";
 import { rope } from "../tensor/ops/rope.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -51,6 +52,41 @@ export interface Pass {
   table: Tensor | undefined;
   /** Attention of rotated queries and keys in layer `i`: over the batch, or over a cache. */
   attend: (i: number, q: Tensor, k: Tensor, v: Tensor) => Tensor;
+  /** A mixture's load-balancing loss, where it is wanted. */
+  balance?: RouterBalance | undefined;
+}
+
+/** Block `i`, put together from the model's parameters and linear layers by name. */
+export function blockOf(
+  c: ModelConfig,
+  i: number,
+  dense: ReadonlyMap<string, Tensor>,
+  linears: ReadonlyMap<string, LinearLayer>,
+): Block {
+  const { names } = c.family;
+  const at = `${names.layers}.${i}.`;
+  const layer = (name: string) => linears.get(at + name)!;
+  const feedForward = (from: string): FeedForward => ({
+    in: names.mlpIn.map((n) => layer(from + n)),
+    out: layer(from + names.mlpOut),
+  });
+  return {
+    inputNorm: normOf(at + names.inputNorm, dense),
+    postNorm: normOf(at + names.postNorm, dense),
+    qkv: names.qkv.map(layer),
+    o: layer(names.o),
+    qNorm: names.qNorm === undefined ? undefined : normOf(at + names.qNorm, dense),
+    kNorm: names.kNorm === undefined ? undefined : normOf(at + names.kNorm, dense),
+    router: names.router === undefined ? undefined : layer(names.router),
+    mlp: names.experts === undefined
+      ? [feedForward("")]
+      : Array.from({ length: c.num_local_experts }, (_, e) => feedForward(`${names.experts}.${e}.`)),
+  };
+}
+
+/** A norm by its module's path. */
+export function normOf(module: string, dense: ReadonlyMap<string, Tensor>): Norm {
+  return { weight: dense.get(`${module}.weight`)!, bias: dense.get(`${module}.bias`) };
 }
 
 const NORMS: Record<Family["norm"], (x: Tensor, n: Norm, eps: number) => Tensor> = {
@@ -78,11 +114,10 @@ export function blockForward(c: ModelConfig, block: Block, i: number, x: Tensor,
   }
   const h = add(x, applyLinear(block.o, pass.attend(i, q, k, v), context));
   const m = applyNorm(c, h, block.postNorm);
-  const each = (f: FeedForward) => feedForward(c, f, m, context);
-  const y = block.router
-    ? mixture(applyLinear(block.router, m, context), c.num_experts_per_tok, block.mlp.map((f) => () => each(f)))
-    : each(block.mlp[0]!);
-  return add(h, y);
+  const branches = block.mlp.map((f) => () => feedForward(c, f, m, context));
+  if (!block.router) return add(h, branches[0]!());
+  const scores = applyLinear(block.router, m, context); // (rows, experts)
+  return add(h, mixture(pass.balance?.apply(i, scores) ?? scores, c.num_experts_per_tok, branches));
 }
 
 function feedForward(c: ModelConfig, f: FeedForward, x: Tensor, context: ForwardContext): Tensor {

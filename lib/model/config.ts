@@ -46,6 +46,8 @@ export interface ModelConfig {
   /** Experts of a block, 0 where the feed-forward is one, and how many of them serve a token. */
   num_local_experts: number;
   num_experts_per_tok: number;
+  /** Weight of the load-balancing loss; 0 without `output_router_logits`, which turns it on. */
+  router_aux_loss_coef: number;
   initializer_range: number;
   bos_token_id: number | undefined;
   eos_token_id: number[];
@@ -122,7 +124,9 @@ export function readConfig(raw: RawConfig, where: string): ModelConfig {
   const rope = {
     ...(raw.rope_scaling ?? raw.rope_parameters) as Record<string, unknown> | undefined, // Transformers 4 or 5
   };
-  const partial = family.partialRotary ? Number(rope.partial_rotary_factor ?? raw.partial_rotary_factor ?? 1) : 1;
+  const partial = family.partialRotary
+    ? Number(rope.partial_rotary_factor ?? raw.partial_rotary_factor ?? 1)
+    : 1;
   const rotary = Math.trunc(headDim * partial);
   if (!(rotary > 0 && rotary <= headDim && rotary % 2 === 0)) {
     throw new NibbleError("model/config", `'partial_rotary_factor: ${partial}' of ${headDim} is not even`, {
@@ -158,6 +162,7 @@ export function readConfig(raw: RawConfig, where: string): ModelConfig {
     bias: { qkv: flag(family.bias.qkv), o: flag(family.bias.o), mlp: flag(family.bias.mlp) },
     num_local_experts: family.names.experts ? number("num_local_experts") : 0,
     num_experts_per_tok: family.names.experts ? number("num_experts_per_tok") : 0,
+    router_aux_loss_coef: raw.output_router_logits === true ? number("router_aux_loss_coef") : 0,
     initializer_range: number("initializer_range"),
     bos_token_id: typeof raw.bos_token_id === "number" ? raw.bos_token_id : undefined,
     eos_token_id: Array.isArray(eos) ? eos as number[] : typeof eos === "number" ? [eos] : [],

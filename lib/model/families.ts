@@ -51,7 +51,7 @@ export interface Family {
   /** What Transformers' config class takes for an absent key. */
   defaults: RawConfig;
   bias: { qkv?: BiasFlag; o?: BiasFlag; mlp?: BiasFlag };
-  /** `target_modules` where an adapter names none, PEFT's choice. */
+  /** `target_modules` where an adapter names none; PEFT's choice where it has one (not for phi3, starcoder2, smollm3). */
   loraTargets: readonly string[];
   /** Linear layers are Conv1D: stored `[in, out]`, which PEFT calls `fan_in_fan_out`. */
   conv1d?: boolean;
@@ -137,6 +137,8 @@ const rotatesInSmolLM3 = (raw: RawConfig, i: number) =>
 export const FAMILIES: Readonly<Record<string, Family>> = {
   llama: LLAMA,
   mistral: MISTRAL,
+  // Each expert's matrices are linear layers of their own, as in Transformers 4: bitsandbytes quantizes them there, and
+  // PEFT adapts them. Transformers 5 stacks them and leaves them in 16 bits; PEFT moves an adapter of these names over.
   mixtral: {
     ...MISTRAL,
     names: {
@@ -153,6 +155,7 @@ export const FAMILIES: Readonly<Record<string, Family>> = {
       sliding_window: undefined,
       num_local_experts: 8,
       num_experts_per_tok: 2,
+      router_aux_loss_coef: 0.001,
     },
     refuses: ["router_jitter_noise"],
   },

@@ -3,6 +3,7 @@
  * @module
  */
 import { NibbleError } from "../errors.ts";
+import { gpu } from "../gpu/mod.ts";
 import { attentionDecode, writeCache } from "../tensor/ops/attention.ts";
 import { gatherRows } from "../tensor/ops/embedding.ts";
 import { noGrad } from "../tensor/tape.ts";
@@ -63,6 +64,7 @@ export async function generate(
     k: keep(empty([capacity, width])),
     v: keep(empty([capacity, width])),
   }));
+  const constants = new Map<object, Record<string, Tensor>>();
   const stops = new Set(options.eos_token_id ?? config.eos_token_id);
   const random = randomNumbers(options.seed ?? 0);
   const ids: number[] = [];
@@ -70,14 +72,26 @@ export async function generate(
   let prefilled = started;
   let reason: Generation["reason"] = "length";
   try {
-    let row: Tensor | undefined;
-    for (let from = 0; from < prompt.length; from += PREFILL) {
-      row?.dispose();
-      row = advance(model, prompt.slice(from, from + PREFILL), from, prompt.length, caches);
-    }
+    /** Runs the tokens from position `start` on, which end the sequence. */
+    const feed = (tokens: readonly number[], start: number): Tensor => {
+      let row: Tensor | undefined;
+      for (let from = 0; from < tokens.length; from += PREFILL) {
+        row?.dispose();
+        row = advance(
+          model,
+          tokens.slice(from, from + PREFILL),
+          start + from,
+          start + tokens.length,
+          caches,
+          constants,
+        );
+      }
+      return row!;
+    };
+    let row = feed(prompt, 0);
     for (let position = prompt.length;; position++) {
-      const scores = await row!.data();
-      row!.dispose();
+      const scores = await row.data();
+      row.dispose();
       if (ids.length === 0) prefilled = performance.now();
       const id = sampleToken(scores, [...prompt, ...ids], options, random);
       if (stops.has(id)) {
@@ -91,13 +105,11 @@ export async function generate(
         break;
       }
       if (ids.length >= wanted || position >= capacity) break;
-      row = advance(model, [id], position, position + 1, caches);
+      row = model.rope?.renews(position + 1) ? feed([...prompt, ...ids], 0) : feed([id], position);
     }
   } finally {
-    for (const c of caches) {
-      c.k.dispose();
-      c.v.dispose();
-    }
+    for (const owned of [...caches, ...constants.values()]) Object.values(owned).forEach((t) => t.dispose());
+    gpu().pool.age();
   }
   return {
     ids,
@@ -117,6 +129,7 @@ function advance(
   start: number,
   length: number,
   caches: readonly { k: Tensor; v: Tensor }[],
+  constants: Map<object, Record<string, Tensor>>,
 ): Tensor {
   const { config: c } = model;
   const { num_attention_heads: heads, num_key_value_heads: kvHeads, head_dim: headDim } = c;
@@ -124,7 +137,7 @@ function advance(
     keep(scope(() => {
       const positionIds = Uint32Array.from(ids, (_, i) => start + i);
       const pass: Pass = {
-        context: { dropoutSeed: undefined },
+        context: { dropoutSeed: undefined, constants },
         positions: tensor(positionIds, [ids.length]),
         table: model.rope?.forLength(length),
         attend(i, q, k, v) {

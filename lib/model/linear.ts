@@ -13,6 +13,8 @@ import { empty, scope, type Tensor, zeros } from "../tensor/tensor.ts";
 export interface ForwardContext {
   /** Present while training with dropout: differs in every step. */
   dropoutSeed: number | undefined;
+  /** What passes whose parameters stand still compute once (generation), by owner; the caller disposes the tensors. */
+  constants?: Map<object, Record<string, Tensor>>;
 }
 
 /** A linear layer. */
@@ -24,6 +26,8 @@ export interface LinearLayer {
   weight: Tensor | QuantizedTensor;
   /** `[out]`, f32; absent in most families. */
   bias?: Tensor | undefined;
+  /** Files hold the weight `[in, out]` (Conv1D), PEFT's `fan_in_fan_out`. */
+  readonly transposed?: boolean;
   /** Installed by LoRA: the layer's whole forward, base included. */
   adapter: ((x: Tensor, context: ForwardContext) => Tensor) | undefined;
 }

@@ -13,11 +13,11 @@ import {
   type QuantType,
 } from "../quant/mod.ts";
 import { empty, keep, scope, type Tensor, tensor } from "../tensor/tensor.ts";
-import type { Block, FeedForward, Norm } from "./block.ts";
+import { blockOf, normOf } from "./block.ts";
 import { type ModelConfig, readConfig } from "./config.ts";
 import type { LinearLayer } from "./linear.ts";
 import type { LoadSummary, Model } from "./model.ts";
-import { blockLinears, modelSource, type ParameterSpec, parameterShapes } from "./parameters.ts";
+import { blockLinears, modelSource, parameterShapes, type ParameterSpec } from "./parameters.ts";
 import { positionLimit, ropeTables } from "./rope_tables.ts";
 import { encodeAs, frozenType, type TorchDtype } from "./storage.ts";
 
@@ -85,7 +85,7 @@ export function buildModel(
     for (const t of dense.values()) t.dispose();
     for (const l of linears.values()) l.weight.dispose();
   };
-  const loadOne = ({ name, shape, linear, quantizable }: ParameterSpec) => {
+  const loadOne = ({ name, shape, linear, quantizable, transposed }: ParameterSpec) => {
     const module = name.replace(/\.weight$/, "");
     const skipped = options.quantization?.skipModules?.some((s) => module === s || module.endsWith(`.${s}`));
     if (quantizable && options.quantization && !skipped) {
@@ -97,7 +97,13 @@ export function buildModel(
         advance,
         options.rehearsal,
       );
-      linears.set(module, { module, shape: shape as [number, number], weight, adapter: undefined });
+      linears.set(module, {
+        module,
+        shape: shape as [number, number],
+        weight,
+        transposed,
+        adapter: undefined,
+      });
       summary.quantizedLayers++;
       summary.quantizedParameters += count(shape);
       summary.quantizedBytes += weight.bytes;
@@ -107,7 +113,13 @@ export function buildModel(
       summary.bytes += t.bytes;
       if (linear) {
         summary.denseLayers++;
-        linears.set(module, { module, shape: shape as [number, number], weight: t, adapter: undefined });
+        linears.set(module, {
+          module,
+          shape: shape as [number, number],
+          weight: t,
+          transposed,
+          adapter: undefined,
+        });
       } else {
         dense.set(name, t);
       }
@@ -155,37 +167,6 @@ export function buildModel(
       rope?.dispose();
     },
   };
-}
-
-function blockOf(
-  c: ModelConfig,
-  i: number,
-  dense: ReadonlyMap<string, Tensor>,
-  linears: ReadonlyMap<string, LinearLayer>,
-): Block {
-  const { names } = c.family;
-  const at = `${names.layers}.${i}.`;
-  const layer = (name: string) => linears.get(at + name)!;
-  const feedForward = (from: string): FeedForward => ({
-    in: names.mlpIn.map((n) => layer(from + n)),
-    out: layer(from + names.mlpOut),
-  });
-  return {
-    inputNorm: normOf(at + names.inputNorm, dense),
-    postNorm: normOf(at + names.postNorm, dense),
-    qkv: names.qkv.map(layer),
-    o: layer(names.o),
-    qNorm: names.qNorm === undefined ? undefined : normOf(at + names.qNorm, dense),
-    kNorm: names.kNorm === undefined ? undefined : normOf(at + names.kNorm, dense),
-    router: names.router === undefined ? undefined : layer(names.router),
-    mlp: names.experts === undefined
-      ? [feedForward("")]
-      : Array.from({ length: c.num_local_experts }, (_, e) => feedForward(`${names.experts}.${e}.`)),
-  };
-}
-
-function normOf(module: string, dense: ReadonlyMap<string, Tensor>): Norm {
-  return { weight: dense.get(`${module}.weight`)!, bias: dense.get(`${module}.bias`) };
 }
 
 /** Every tensor present with the shape that the config implies, before anything is loaded. */

@@ -5,6 +5,8 @@
 import { attention } from "../tensor/ops/attention.ts";
 import { embedding } from "../tensor/ops/embedding.ts";
 import { add, scale } from "../tensor/ops/pointwise.ts";
+import { type RouterBalance, routerBalance } from "../tensor/ops/router_balance.ts";
+import { uniformNoise } from "../tensor/ops/uniform_noise.ts";
 import { checkpoint } from "../tensor/tape.ts";
 import { scope, type Tensor, tensor } from "../tensor/tensor.ts";
 import { applyNorm, type Block, blockForward, type Norm, type Pass } from "./block.ts";
@@ -64,12 +66,22 @@ export interface ModelInput {
   time: number;
 }
 
+/** Uniform noise in ±magnitude, drawn from the seed. */
+export interface EmbeddingNoise {
+  magnitude: number;
+  seed: number;
+}
+
 /** Options of a forward pass. */
 export interface ForwardOptions {
   /** Recompute each block in the backward pass instead of keeping its activations. */
   checkpointing?: boolean;
   /** Turns on the adapters' dropout. */
   dropoutSeed?: number | undefined;
+  /** Noise on the embedded tokens (NEFTune). */
+  noise?: EmbeddingNoise | undefined;
+  /** A mixture's load-balancing loss, from {@link balanceOf}. */
+  balance?: RouterBalance | undefined;
   /** Called between blocks, where a long pass may be submitted. */
   afterBlock?: (index: number) => void;
 }
@@ -84,6 +96,7 @@ export function forward(model: Model, input: ModelInput, options: ForwardOptions
   const { num_attention_heads: heads, num_key_value_heads: kvHeads, head_dim: headDim } = c;
   const pass: Pass = {
     context: { dropoutSeed: options.dropoutSeed },
+    balance: options.balance,
     positions,
     table: model.rope?.forLength(input.positionIds.reduce((a, p) => Math.max(a, p), 0) + 1),
     attend(i, q, k, v) {
@@ -91,7 +104,7 @@ export function forward(model: Model, input: ModelInput, options: ForwardOptions
       return attention({ q, k, v, segments, batch, time, heads, kvHeads, headDim, window, scale });
     },
   };
-  let x = embed(model, input.ids, input.positionIds);
+  let x = embed(model, input.ids, input.positionIds, options.noise);
   // with frozen embeddings nothing before the first adapter needs a gradient, but checkpoint() decides by its inputs
   if (options.checkpointing) x.requiresGrad = true;
   model.blocks.forEach((block, i) => {
@@ -102,9 +115,28 @@ export function forward(model: Model, input: ModelInput, options: ForwardOptions
   return applyNorm(c, x, model.norm);
 }
 
+/**
+ * The load-balancing loss of a mixture whose config asks for it (`output_router_logits`); undefined for all others.
+ *
+ * @param weight of `router_aux_loss_coef` times the loss, in the units of the loss that it joins
+ */
+export function balanceOf(model: Model, input: ModelInput, weight: number): RouterBalance | undefined {
+  const { router_aux_loss_coef: coefficient, num_hidden_layers: layers } = model.config;
+  const { num_local_experts: experts, num_experts_per_tok: k } = model.config;
+  if (!(experts > 0 && coefficient > 0)) return undefined;
+  return routerBalance({ layers, experts, k, weight: weight * coefficient }, input.segments);
+}
+
 /** What enters the first block: embedded tokens, and learned positions where the family has them; `[rows, C]`. */
-export function embed(model: Model, ids: Uint32Array, positionIds: Uint32Array): Tensor {
-  const x = embedding(ids, model.embed);
+export function embed(
+  model: Model,
+  ids: Uint32Array,
+  positionIds: Uint32Array,
+  noise?: EmbeddingNoise,
+): Tensor {
+  const plain = embedding(ids, model.embed);
+  // on the embedding's own output, as Transformers hooks it: before Gemma scales it and GPT-2 adds positions
+  const x = noise ? uniformNoise(plain, noise.magnitude, noise.seed) : plain;
   const scaled = model.config.family.scaledEmbedding ? scale(x, Math.sqrt(model.config.hidden_size)) : x;
   return model.positionEmbed ? add(scaled, embedding(positionIds, model.positionEmbed)) : scaled;
 }

@@ -57,7 +57,10 @@ export function blockLinears(c: ModelConfig): Linear[] {
     quantizable: false,
     spread: 1,
   };
-  const experts = Array.from({ length: c.num_local_experts }, (_, e) => feedForward(`${names.experts}.${e}.`));
+  const experts = Array.from(
+    { length: c.num_local_experts },
+    (_, e) => feedForward(`${names.experts}.${e}.`),
+  );
   return [...attention, router, ...experts.flat()];
 }
 
@@ -132,6 +135,11 @@ export function toStored(spec: ParameterSpec, data: Float32Array<ArrayBuffer>): 
   return spec.transposed ? transpose(data, spec.shape[0]!, spec.shape[1]!) : data;
 }
 
+/** The reverse of {@link toStored}. */
+export function fromStored(spec: ParameterSpec, data: Float32Array<ArrayBuffer>): Float32Array<ArrayBuffer> {
+  return spec.transposed ? transpose(data, spec.shape[1]!, spec.shape[0]!) : data;
+}
+
 function transpose(x: Float32Array, rows: number, columns: number): Float32Array<ArrayBuffer> {
   const out = new Float32Array(x.length);
   for (let r = 0; r < rows; r++) {
@@ -150,7 +158,9 @@ export function modelSource(source: TensorSource, specs: readonly ParameterSpec[
   const tensors = new Map<string, TensorInfo>();
   const places = new Map<string, { stored: string; spec: ParameterSpec }>();
   for (const spec of specs) {
-    const stored = [spec.name, spec.name.replace(/^(model|transformer)\./, "")].find((n) => source.tensors.has(n));
+    const stored = [spec.name, spec.name.replace(/^(model|transformer)\./, "")].find((n) =>
+      source.tensors.has(n)
+    );
     if (stored === undefined) continue;
     const info = source.tensors.get(stored)!;
     places.set(spec.name, { stored, spec });

@@ -6,6 +6,35 @@ import type { TensorInfo, TensorSource } from "../formats/mod.ts";
 import type { ModelConfig } from "./config.ts";
 import { parameterShapes, type ParameterSpec, storedShape } from "./parameters.ts";
 
+/** Numbers of one period: a prime, so that rows of a matrix begin at different places. */
+const PERIOD = 1_048_573;
+
+/**
+ * {@link randomSource} at the speed of copying, for models of billions of weights that are only played with: one row
+ * of normal numbers, repeated from another place for every tensor.
+ */
+export function repeatedSource(config: ModelConfig, seed: number): TensorSource {
+  const fresh = randomSource(config, seed);
+  const specs = new Map(parameterShapes(config).map((spec) => [spec.name, spec]));
+  const table = Float32Array.from({ length: PERIOD }, (_, i) => normal(seed, i));
+  return {
+    ...fresh,
+    path: `(generated weights, seed ${seed})`,
+    readF32(name, start = 0, end) {
+      const { mean, deviation } = specs.get(name)!.init;
+      if (deviation === 0) return fresh.readF32(name, start, end);
+      const out = new Float32Array((end ?? fresh.tensors.get(name)!.bytes / 4) - start);
+      let from = (hashText(name) + start) % PERIOD;
+      for (let at = 0; at < out.length; from = 0) {
+        const n = Math.min(out.length - at, PERIOD - from);
+        for (let i = 0; i < n; i++) out[at + i] = mean + deviation * table[from + i]!;
+        at += n;
+      }
+      return out;
+    },
+  };
+}
+
 /**
  * Normal numbers with deviation `initializer_range` for matrices, neutral ones for norms and zeros for biases, as
  * Transformers initialises each family. The numbers depend on the seed and the tensor's name only, not on how it is

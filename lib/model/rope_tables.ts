@@ -15,6 +15,8 @@ export interface RopeTables {
    * `max_position_embeddings` is another for every length: it is made anew and belongs to the caller's scope.
    */
   forLength(length: number): Tensor;
+  /** Whether keys rotated before a sequence grew to this length must be made anew: `longrope` changes tables there. */
+  renews(length: number): boolean;
   dispose(): void;
 }
 
@@ -39,6 +41,7 @@ export function ropeTables(c: ModelConfig, positions: number): RopeTables | unde
       if (length <= original) return short;
       return long ?? (type === "dynamic" ? make(length) : short);
     },
+    renews: (length) => long !== undefined && length === original + 1,
     dispose() {
       short.dispose();
       long?.dispose();

@@ -1,8 +1,9 @@
 /**
- * Deno's Jupyter kernel: what it offers, and two things that it needs mended. Outside Jupyter nothing here does
- * anything.
+ * Deno's Jupyter kernel: what it offers, and three things in it that need mending: outputs get lost, the Stop button
+ * ends the process, stacks bury the message. Outside Jupyter nothing here does anything.
  * @module
  */
+import { environment } from "../gpu/mod.ts";
 
 /** A MIME bundle: one thing in several forms, of which the notebook picks the richest that it can draw. */
 export type MimeBundle = Record<string, unknown>;
@@ -105,11 +106,48 @@ export function settleTime(characters: number): number {
   return 25 + Math.min(3000, characters / 5000);
 }
 
-/** Installs both, once; {@link show} and its kin call it. */
+/** Where one call of a stack lies, as V8 tells it. */
+export interface CallSite {
+  getFileName(): string | null;
+  getFunctionName(): string | null;
+  getLineNumber(): number | null;
+}
+
+/**
+ * The stack of an error as a learner needs it: the message, which names the remedy, and the lines of the cell. What
+ * lies between is nibble's own business; of other modules the frames stay.
+ */
+export function shortStack(error: Error, sites: readonly CallSite[], own: string = ROOT): string {
+  const lines = sites.flatMap((site) => {
+    const file = (site.getFileName() ?? "").replace(/^file:\/\//, "");
+    if (file.startsWith(own) || /^(ext|node):/.test(file)) return [];
+    const name = site.getFunctionName();
+    const place = file === ""
+      ? `line ${site.getLineNumber()} of the cell`
+      : `${file}:${site.getLineNumber()}`;
+    return [`    at ${place}${name ? `, in ${name}` : ""}`];
+  });
+  return [`${error.name}: ${error.message}`, ...lines].join("\n");
+}
+const ROOT = new URL("../../", import.meta.url).pathname;
+
+/** Makes errors short, from now on. */
+function shortenErrors(): void {
+  (Error as unknown as { prepareStackTrace?: typeof shortStack }).prepareStackTrace = (error, sites) =>
+    shortStack(error, sites);
+}
+
+/** Whether figures may hold seconds and speeds: not where outputs are made to be kept (`NIBBLE_TIMINGS=off`). */
+export function showsTimings(): boolean {
+  return environment("NIBBLE_TIMINGS") !== "off";
+}
+
+/** Mends what needs it, once; importing `mod.ts` calls it. */
 export function mendKernel(): void {
   if (mended || !jupyter()) return;
   mended = true;
   keepOutputs();
   listenForStop();
+  shortenErrors();
 }
 let mended = false;

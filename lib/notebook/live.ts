@@ -1,92 +1,157 @@
 /**
- * A training run that a notebook watches: one figure that grows, and a Stop button that keeps what was learned.
+ * A training run that a notebook watches: one chart that grows in place, and a Stop button that keeps what was learned.
  * @module
  */
+import { train } from "../api.ts";
+import type { RecipeLike } from "../api.ts";
+import { type Recipe, recipeOf } from "../recipe/mod.ts";
 import type { EvalLog, TrainLog } from "../train/loop.ts";
-import { lossCurveSvg } from "../train/loss_curve.ts";
-import type { Reporter } from "../train/progress.ts";
-import type { TrainOptions } from "../train/run.ts";
-import { jupyter, mendKernel, stopSignal } from "./kernel.ts";
-import type { Figure } from "./plotly.ts";
-import { show } from "./show.ts";
+import { createReporter, type Progress, progressLine, type Reporter } from "../train/progress.ts";
+import type { TrainOptions, TrainResult } from "../train/run.ts";
+import { type LogEntry, readTrainerState } from "../train/state.ts";
+import { resumeFolder } from "../train/when.ts";
+import { type Chart, lineChart } from "./chart.ts";
+import { chartBundle } from "./figure.ts";
+import { escapeHtml } from "./html.ts";
+import { jupyter, mendKernel, type MimeBundle, showsTimings, stopSignal } from "./kernel.ts";
+import { showBundle } from "./show.ts";
+import { svgOf } from "./svg.ts";
 
-/** Options of {@link liveTraining}. */
+/** Options of {@link trainLive}. */
 export interface LiveOptions {
-  /** Title of the figure; default "Loss". */
+  /** Title of the chart; default "Loss". */
   title?: string;
+  /** Further figures of the log to draw below it, such as `rewards/margins`. */
+  metrics?: readonly string[];
   /** Milliseconds between updates at least; default 500. */
   interval?: number;
-  /** Print the run's notes (adapter, plan, evaluation); default false: the figure alone. */
-  notes?: boolean;
 }
 
-/** Hands to `train` what it needs: pass it as its options. */
+/**
+ * Trains, and draws loss, learning rate, speed and device memory while it does, in one display that is replaced. The
+ * notebook's Stop ends the run after the step in progress and saves; running the cell again goes on from there.
+ *
+ * @param recipe from `readRecipe`, or an object with a recipe's keys
+ * @throws NibbleError as `train`
+ * @example
+ * ```ts ignore
+ * import { trainLive } from "./live.ts";
+ * const result = await trainLive(recipe, { title: "QLoRA on 448 short poems" });
+ * ```
+ */
+export async function trainLive(recipe: RecipeLike, options: LiveOptions = {}): Promise<TrainResult> {
+  const read = "provenance" in recipe ? recipe as Recipe : recipeOf(recipe as Record<string, unknown>);
+  const from = resumeFolder(read.settings);
+  const live = liveTraining(options, from ? readTrainerState(from).log_history : []);
+  try {
+    const result = await train(read, live);
+    live.say(
+      result.stopped
+        ? `Stopped after step ${result.steps} of ${result.maxSteps} and saved in ${result.output_dir}. ` +
+          "Run the cell again to go on."
+        : "",
+    );
+    return result;
+  } finally {
+    await live.finish();
+  }
+}
+
+/** Hands to `train` what it needs, and draws what comes back. */
 export interface LiveTraining extends TrainOptions {
   onLog: (log: TrainLog | EvalLog) => void;
   reporter: Reporter;
   /** Aborted by the notebook's Stop button. */
   signal: AbortSignal;
+  /** Sets the line below the chart. */
+  say(text: string): void;
   /** Draws the last state; await it at the end of the cell. */
   finish(): Promise<void>;
-  /** The figure as it stands. */
-  figure(): Figure;
+  /** The charts as they stand: loss first. */
+  charts(): Chart[];
 }
 
-/**
- * Options for `train` that draw the loss as it falls, in one display that is replaced.
- *
- * @example
- * ```ts
- * import { liveTraining } from "./live.ts";
- * const live = liveTraining({ title: "A run" });
- * // const result = await train(recipe, live);
- * live.onLog({ step: 0, epoch: 0, eval_loss: 3.5, eval_mean_token_accuracy: 0.3, eval_num_tokens: 9, eval_runtime: 1 });
- * await live.finish();
- * ```
- */
-export function liveTraining(options: LiveOptions = {}): LiveTraining {
-  mendKernel();
-  const { title = "Loss", interval = 500, notes = false } = options;
-  const display_id = `loss-${crypto.randomUUID()}`;
-  const train: { step: number; loss: number }[] = [], evals: typeof train = [];
-  let drawing: Promise<void> = Promise.resolve();
-  let last = -Infinity, drawn = false;
+interface Point {
+  x: number;
+  y: number;
+}
 
-  const figure = (): Figure => ({
-    data: [
-      { type: "scatter", mode: "lines", name: "training", ...points(train) },
-      { type: "scatter", mode: "lines+markers", name: "held out", line: { dash: "dash" }, ...points(evals) },
-    ],
-    layout: {
-      title: { text: title },
-      xaxis: { title: { text: "step" } },
-      yaxis: { title: { text: "loss (nats per token)" } },
-    },
-  });
-  const draw = async () => {
-    const svg = lossCurveSvg({ train, eval: evals, title });
-    await show(figure(), { display_id, update: drawn, svg });
+/** @param before log of the run that is gone on with */
+export function liveTraining(options: LiveOptions = {}, before: readonly LogEntry[] = []): LiveTraining {
+  mendKernel();
+  const { title = "Loss", interval = 500, metrics = [] } = options;
+  const shown = ["learning_rate", ...(showsTimings() ? ["tokens_per_second"] : []), ...metrics];
+  const lines = new Map<string, Point[]>(
+    ["loss", "eval_loss", "device MiB", ...shown].map((name) => [name, []]),
+  );
+  const note = (log: Record<string, unknown>) => {
+    for (const [name, points] of lines) {
+      if (typeof log[name] === "number") points.push({ x: log.step as number, y: log[name] });
+    }
+  };
+  before.forEach(note);
+  const display_id = `training-${crypto.randomUUID()}`;
+  let progress: Progress | undefined, status = "", drawn = false;
+  let last = -Infinity, drawing: Promise<void> | undefined;
+
+  const charts = (): Chart[] => {
+    const series = (name: string) => {
+      const points = lines.get(name)!;
+      return { x: points.map((p) => p.x), y: points.map((p) => p.y) };
+    };
+    const held = lines.get("eval_loss")!.length ? { "held out": series("eval_loss") } : {};
+    const losses = { training: series("loss"), ...held };
+    const main = lineChart(losses, { title, x: "step", y: "loss (nats)", dashed: ["held out"] });
+    const small = [...shown, "device MiB"].map((name) =>
+      lineChart({ [name]: series(name) }, { title: name.replaceAll("_", " "), x: "step" })
+    );
+    return lines.get("loss")!.length ? [main, ...small] : [main];
+  };
+  const draw = async (bundle: MimeBundle) => {
+    await showBundle(bundle, { display_id, update: drawn });
     drawn = true;
   };
-  const note = (text: string) => notes && console.log(text);
+  const soon = () => {
+    if (!jupyter() || drawing || performance.now() - last < interval) return;
+    last = performance.now();
+    drawing = draw(liveBundle(charts(), progress, status)).then(() => drawing = undefined);
+  };
+  const own: Reporter = {
+    note(text) {
+      status = text.split("\n")[0]!;
+      soon();
+    },
+    step() {},
+    log(now) {
+      progress = now;
+      status = "";
+      if (now.deviceBytes !== undefined) note({ step: now.step, "device MiB": now.deviceBytes / 2 ** 20 });
+      soon();
+    },
+    done() {},
+  };
   return {
     signal: stopSignal(),
-    figure,
-    reporter: { note, step: () => {}, log: () => {}, done: () => {} },
-    onLog(log) {
-      if ("eval_loss" in log) evals.push({ step: log.step, loss: log.eval_loss });
-      else train.push({ step: log.step, loss: log.loss });
-      if (!jupyter() || performance.now() - last < interval) return;
-      last = performance.now();
-      drawing = drawing.then(draw);
-    },
+    reporter: jupyter() ? own : createReporter(),
+    charts,
+    onLog: (log) => note(log),
+    say: (text) => status = text,
     async finish() {
       await drawing;
-      await draw();
+      const bundle = chartBundle(charts());
+      const text = `<p role="status">${escapeHtml(status)}</p>`;
+      await draw(status ? { ...bundle, "text/html": bundle["text/html"] + text } : bundle);
+      if (status && !jupyter()) console.log(status);
     },
   };
 }
 
-function points(list: readonly { step: number; loss: number }[]): { x: number[]; y: number[] } {
-  return { x: list.map((p) => p.step), y: list.map((p) => p.loss) };
+/** While it runs: a bar, a line of figures and a picture, which need no script and are replaced without flicker. */
+function liveBundle(charts: readonly Chart[], progress: Progress | undefined, status: string): MimeBundle {
+  const line = progress ? progressLine(progress) : status;
+  const bar = progress ? `<progress value="${progress.step}" max="${progress.maxSteps}"></progress> ` : "";
+  return {
+    "text/html": `<div role="status">${bar}<code>${escapeHtml(line)}</code></div>${svgOf(charts)}`,
+    "text/plain": line,
+  };
 }

@@ -1,19 +1,19 @@
 /**
- * Optimizers whose norm, clipping and update stay on the device: a step has no readback.
+ * Optimizers whose norm, clipping and update stay on the device: a step has no readback, unless state is paged.
  * @module
  */
 import { NibbleError } from "../errors.ts";
 import { defineKernel, gpu } from "../gpu/mod.ts";
-import adamwSource from "../../wgsl/adamw.wgsl" with { type: "text" };
 import normSource from "../../wgsl/grad_norm.wgsl" with { type: "text" };
-import sgdSource from "../../wgsl/sgd.wgsl" with { type: "text" };
 import { grid1d, rowRanges } from "../tensor/grid.ts";
 import { keep, type Tensor, zeros } from "../tensor/tensor.ts";
+import { createAdafactor } from "./adafactor.ts";
+import { findOptimizer, type OptimArgs, type OptimizerName, readOptimArgs } from "./catalog.ts";
+import { createElementwise } from "./elementwise.ts";
 import type { ParameterPage, ParameterPages } from "./pages.ts";
+import type { PagingOptions, SavedState } from "./state.ts";
 
-const adamw = defineKernel("adamw", adamwSource);
 const gradNorm = defineKernel("grad_norm", normSource);
-const sgd = defineKernel("sgd", sgdSource);
 
 /** Transformers' keys and their defaults. */
 export interface OptimizerSettings {
@@ -25,10 +25,14 @@ export interface OptimizerSettings {
   adam_beta2?: number;
   /** Default 1e-8. */
   adam_epsilon?: number;
-  /** Default 0. AdamW: decoupled; sgd and rmsprop: added to the gradient, as in PyTorch. */
+  /** Default 0. AdamW, Lion, Adafactor: decoupled; sgd, rmsprop, adagrad: added to the gradient, as in PyTorch. */
   weight_decay?: number;
   /** Largest global L2 norm; default 1; 0 or less turns clipping off. */
   max_grad_norm?: number;
+  /** Further arguments as `name=value,name=value`, see {@link readOptimArgs}. */
+  optim_args?: string | null;
+  /** Of `paged_*`: what stays on the device. By default all large state lives on the host. */
+  paging?: PagingOptions;
 }
 
 /** Numbers of one step. */
@@ -55,40 +59,54 @@ export const METRICS = {
   correction1: 4,
   /** `sqrt(1 - beta2^t)` */
   correction2: 5,
+  /** Steps applied so far, t. */
+  steps: 6,
 } as const;
 
 /** An optimizer over parameter pages. */
 export interface Optimizer {
-  /** The implementation's name, aliases resolved. */
-  readonly name: string;
+  /** Its name, aliases resolved. */
+  readonly name: OptimizerName;
   /** `[8]` f32 on the device, laid out by {@link METRICS}; valid after a step, in the stream's order. */
   readonly metrics: Tensor;
-  /** Encodes one update of all pages. Gradients are left as they are: clear them with `pages.zeroGrad()`. */
-  step(options: StepOptions): void;
-  /** State to save and to fill on resume: `exp_avg.<page>`, `exp_avg_sq.<page>` (or `square_avg.<page>`), `metrics`. */
-  stateTensors(): Map<string, Tensor>;
+  /** Bytes of state in host memory: more than 0 only where it is paged. */
+  readonly hostBytes: number;
+  /**
+   * Updates all pages. The commands are encoded before it returns, unless state is paged: then await it before the
+   * next one. Gradients are left as they are: clear them with `pages.zeroGrad()`.
+   */
+  step(options: StepOptions): Promise<void>;
+  /**
+   * All that resuming needs, with PyTorch's or bitsandbytes' names before the page's number: `exp_avg.0`,
+   * `absmax1.2`, and `metrics`. Whether state is paged makes no difference. One readback.
+   */
+  saveState(): Promise<SavedState[]>;
+  /**
+   * Restores what {@link saveState} gave.
+   *
+   * @param read bytes of the array of that name
+   * @throws NibbleError `optim/state` where an array has another size
+   */
+  loadState(read: (name: string) => Uint8Array<ArrayBuffer>): void;
   dispose(): void;
 }
 
-interface Rule {
-  /** State pages that it keeps, by name. */
-  state: readonly string[];
-  biasCorrected: boolean;
+/** One family of rules at work on the pages. */
+export interface Updater extends Pick<Optimizer, "hostBytes" | "dispose"> {
+  update(options: StepOptions): Promise<void>;
+  save: Optimizer["saveState"];
+  load: Optimizer["loadState"];
 }
 
-const RULES: Record<string, Rule> = {
-  adamw_torch: { state: ["exp_avg", "exp_avg_sq"], biasCorrected: true },
-  sgd: { state: [], biasCorrected: false },
-  rmsprop: { state: ["square_avg"], biasCorrected: false },
-};
-/** The fused form of PyTorch computes the same numbers. */
-const ALIASES: Record<string, string> = { adamw_torch_fused: "adamw_torch" };
+/** What an {@link Updater} is made from. */
+export interface UpdaterOptions {
+  bits: 32 | 8;
+  args: OptimArgs;
+  settings: OptimizerSettings;
+  paging: PagingOptions | undefined;
+  metrics: Tensor;
+}
 
-/** Names that {@link createOptimizer} takes. */
-export const OPTIMIZERS: readonly string[] = [...Object.keys(RULES), ...Object.keys(ALIASES)];
-
-// PyTorch's defaults, which Transformers leaves alone
-const RMSPROP_ALPHA = 0.99, RMSPROP_EPSILON = 1e-8;
 const MAX_PARTIALS = 1024;
 
 /**
@@ -97,7 +115,12 @@ const MAX_PARTIALS = 1024;
  * A step whose gradient norm is NaN or infinite changes neither parameters nor state, adds one to `skipped`, and does
  * not count towards the bias correction (as under PyTorch's gradient scaler).
  *
- * @throws NibbleError `optim/unknown` for another name
+ * With 8 bits, parameters of at least 4,096 elements keep their state as bitsandbytes does: blocks of 256, dynamic
+ * maps, the nearest code. Two of bitsandbytes' backends differ from it and from each other: on CUDA weight decay comes
+ * after the update, and a code that lost its number's sign is moved by one; on the CPU codes are looked up in 65,536
+ * places, which loses numbers below 1.5e-5 of a block's largest.
+ *
+ * @throws NibbleError `optim/unknown` for another name, `optim/args`
  * @example
  * ```ts
  * import { openGpu } from "../gpu/mod.ts";
@@ -107,44 +130,40 @@ const MAX_PARTIALS = 1024;
  * const pages = createParameterPages([{ name: "w", shape: [2], decay: true }], "adapter");
  * const optimizer = createOptimizer(pages, { optim: "adamw_torch", max_grad_norm: 1 });
  * pages.tensors.get("w")!.grad!.write(Float32Array.of(3, 4));
- * optimizer.step({ lr: 0.1, step: 1, gradScale: 1 });
+ * await optimizer.step({ lr: 0.1, step: 1, gradScale: 1 });
  * const metrics = await optimizer.metrics.data();
  * if (Math.abs(metrics[METRICS.norm]! - 5) > 1e-6) throw new Error("the norm of (3, 4) is 5");
  * ```
  */
 export function createOptimizer(parameters: ParameterPages, settings: OptimizerSettings = {}): Optimizer {
-  const wanted = settings.optim ?? "adamw_torch";
-  const name = Object.hasOwn(ALIASES, wanted) ? ALIASES[wanted]! : wanted;
-  if (!Object.hasOwn(RULES, name)) {
-    throw new NibbleError("optim/unknown", `Unknown optimizer '${wanted}'`, {
-      where: "optim",
-      remedy: `Use one of: ${OPTIMIZERS.join(", ")}.`,
-    });
-  }
-  const rule = RULES[name]!;
+  const { name, rule, bits, paged } = findOptimizer(settings.optim ?? "adamw_torch");
+  const args = readOptimArgs(name, settings.optim_args);
   const { pages } = parameters;
   const beta1 = settings.adam_beta1 ?? 0.9, beta2 = settings.adam_beta2 ?? 0.999;
-  const decay = settings.weight_decay ?? 0;
   const metrics = keep(zeros([8], "f32", "optimizer"));
-  const state = pages.map((page) => rule.state.map(() => keep(zeros(page.value.shape, "f32", "optimizer"))));
   const norm = planNorm(pages);
   const partials = keep(zeros([Math.max(1, norm.count)], "f32", "optimizer"));
+  const options = { bits, args, settings, metrics, paging: paged ? settings.paging ?? {} : undefined };
+  const updater = rule === "adafactor"
+    ? createAdafactor(parameters, options)
+    : createElementwise(rule, parameters, options);
 
   function measure({ step, gradScale }: StepOptions): void {
     const rest = {
       grad_scale: gradScale,
       max_norm: Math.max(0, settings.max_grad_norm ?? 1),
       step,
-      log_beta1: rule.biasCorrected ? logBeta(beta1) : 0,
-      log_beta2: rule.biasCorrected ? logBeta(beta2) : 0,
+      log_beta1: rule === "adamw" ? logBeta(beta1) : 0,
+      log_beta2: rule === "adamw" ? logBeta(beta2) : 0,
     };
     for (const { page, from, to, first, run } of norm.ranges) {
       const workgroups = Math.ceil((to - from) / 4 / run);
       const { groups } = grid1d(workgroups, 64);
+      const grads = { buffer: page.grad.buffer, offset: page.grad.offset + 4 * from, bytes: 4 * (to - from) };
       gpu().kernels.launch(gradNorm, {
         entry: "sum_squares",
         params: { n: (to - from) / 4, run, first, row: groups[0], ...rest },
-        bind: { grads: flat(page.grad, from, to), partials: partials.range },
+        bind: { grads, partials: partials.range },
         groups,
       });
     }
@@ -156,62 +175,26 @@ export function createOptimizer(parameters: ParameterPages, settings: OptimizerS
     });
   }
 
-  function update(page: ParameterPage, own: readonly Tensor[], { lr, gradScale }: StepOptions): void {
-    const weight_decay = page.decay ? decay : 0;
-    for (const [from, to] of rowRanges(page.value.size, [4])) {
-      const n = (to - from) / 4;
-      const { groups, row } = grid1d(Math.ceil(n / 64), 64);
-      const bind = {
-        metrics: metrics.range,
-        grads: flat(page.grad, from, to),
-        w: flat(page.value, from, to),
-      };
-      const common = { n, row, grad_scale: gradScale, lr };
-      if (name === "adamw_torch") {
-        gpu().kernels.launch(adamw, {
-          params: {
-            ...common,
-            keep: 1 - lr * weight_decay,
-            one_minus_beta1: 1 - beta1,
-            beta2,
-            one_minus_beta2: 1 - beta2,
-            eps: settings.adam_epsilon ?? 1e-8,
-          },
-          bind: { ...bind, m: flat(own[0]!, from, to), v: flat(own[1]!, from, to) },
-          groups,
-        });
-      } else {
-        gpu().kernels.launch(sgd, {
-          entry: name,
-          params: {
-            ...common,
-            weight_decay,
-            alpha: RMSPROP_ALPHA,
-            one_minus_alpha: 1 - RMSPROP_ALPHA,
-            eps: RMSPROP_EPSILON,
-          },
-          bind: own.length > 0 ? { ...bind, v: flat(own[0]!, from, to) } : bind,
-          groups,
-        });
-      }
-    }
-  }
-
   return {
     name,
     metrics,
+    hostBytes: updater.hostBytes,
     step(options) {
       measure(options);
-      pages.forEach((page, i) => update(page, state[i]!, options));
+      return updater.update(options);
     },
-    stateTensors() {
-      const all = new Map<string, Tensor>();
-      state.forEach((own, i) => own.forEach((t, k) => all.set(`${rule.state[k]}.${i}`, t)));
-      all.set("metrics", metrics);
-      return all;
+    async saveState() {
+      const data = [new Uint8Array((await metrics.data()).buffer)];
+      return [...await updater.save(), { name: "metrics", dtype: "F32", shape: metrics.shape, data }];
+    },
+    loadState(read) {
+      updater.load(read);
+      metrics.write(new Float32Array(read("metrics").slice().buffer));
     },
     dispose() {
-      for (const t of [metrics, partials, ...state.flat()]) t.dispose();
+      updater.dispose();
+      metrics.dispose();
+      partials.dispose();
     },
   };
 }
@@ -219,14 +202,6 @@ export function createOptimizer(parameters: ParameterPages, settings: OptimizerS
 /** Natural logarithm of a decay rate; a rate of 0 is far enough below for `1 - 0^t = 1`. */
 function logBeta(beta: number): number {
   return beta > 0 ? Math.log(beta) : -1e4;
-}
-
-function flat(
-  t: Tensor,
-  from: number,
-  to: number,
-): { buffer: Tensor["buffer"]; offset: number; bytes: number } {
-  return { buffer: t.buffer, offset: t.offset + 4 * from, bytes: 4 * (to - from) };
 }
 
 /** Cuts all gradients into runs of whole workgroups: about 1,024 partial sums in all, in page order. */

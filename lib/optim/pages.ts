@@ -11,18 +11,30 @@ export interface ParameterSpec {
   /** Hugging Face's name, unique. */
   name: string;
   shape: readonly number[];
-  /** Whether weight decay applies: no for biases and norms. */
+  /** Whether weight decay applies: no for biases and norms, see {@link decays}. */
   decay: boolean;
+  /** 32 keeps its optimizer state in 32 bits whatever the optimizer, as Trainer has it for embeddings. */
+  optim_bits?: 32;
+}
+
+/** Where a parameter lies in its page. */
+export interface PlacedParameter {
+  name: string;
+  shape: readonly number[];
+  /** Its first element. */
+  start: number;
 }
 
 /** Parameters of one kind side by side; gaps between them hold zeros, and stay so. */
 export interface ParameterPage {
   decay: boolean;
-  /** `[n]` f32, n a multiple of 64. */
+  /** Whether the state may be kept in 8 bits: then every block of 256 elements belongs to one parameter. */
+  quantizable: boolean;
+  /** `[n]` f32, n a multiple of 64, or of 256 where quantizable. */
   value: Tensor;
   /** `[n]` f32 */
   grad: Tensor;
-  names: string[];
+  parameters: readonly PlacedParameter[];
 }
 
 /** All trainable parameters of a run. */
@@ -38,13 +50,16 @@ export interface ParameterPages {
   dispose(): void;
 }
 
-/** Elements on which parameters start: 256 bytes. */
-const ALIGN = 64;
+/** Elements on which parameters start: 256 bytes, or a block of 8-bit state. */
+const ALIGN = 64, BLOCK = 256;
+/** Fewest elements of a parameter whose state may be kept in 8 bits: bitsandbytes' `min_8bit_size`. */
+export const MIN_8BIT_SIZE = 4096;
 const PAGE_BYTES = 64 * 2 ** 20;
 
 /**
- * Lays parameters out in flat f32 pages of at most 64 MiB or one binding, those with weight decay apart from those
- * without. A parameter larger than a page has a page of its own. Order is kept within each kind.
+ * Lays parameters out in flat f32 pages of at most 64 MiB or one binding: those with weight decay apart from those
+ * without, and large ones, whose optimizer state may be kept in 8 bits, apart from small ones. A parameter larger
+ * than a page has a page of its own. Order is kept within each kind.
  *
  * @param kind what the values are accounted as; gradients count as `gradient`
  * @throws NibbleError `optim/name` when a name comes twice, `optim/empty` when there is nothing to train
@@ -67,45 +82,37 @@ export function createParameterPages(params: readonly ParameterSpec[], kind: Buf
   }
   const twice = params.find((a, i) => params.findIndex((b) => b.name === a.name) !== i);
   if (twice) throw new NibbleError("optim/name", `Parameter '${twice.name}' comes twice`);
-  const limit = Math.floor(Math.min(PAGE_BYTES, gpu().maxBinding) / 4 / ALIGN) * ALIGN;
   const tensors = new Map<string, Tensor>();
   const pages: ParameterPage[] = [];
-  let count = 0;
   for (const decay of [true, false]) {
-    let open: { spec: ParameterSpec; start: number }[] = [];
-    let used = 0;
-    const close = () => {
-      if (open.length > 0) pages.push(fill(open, used, decay));
-      open = [];
-      used = 0;
-    };
-    for (const spec of params) {
-      if (spec.decay !== decay) continue;
-      const size = Math.ceil(elements(spec.shape) / ALIGN) * ALIGN;
-      if (used + size > limit) close();
-      open.push({ spec, start: used });
-      used += size;
-      count += elements(spec.shape);
+    for (const quantizable of [true, false]) {
+      const own = params.filter((p) => p.decay === decay && isQuantizable(p) === quantizable);
+      for (const { parameters, size } of layOut(own, quantizable ? BLOCK : ALIGN)) {
+        pages.push(fill(parameters, size, { decay, quantizable }));
+      }
     }
-    close();
   }
 
-  function fill(open: { spec: ParameterSpec; start: number }[], size: number, decay: boolean): ParameterPage {
+  function fill(
+    parameters: readonly PlacedParameter[],
+    size: number,
+    kinds: Pick<ParameterPage, "decay" | "quantizable">,
+  ): ParameterPage {
     const value = keep(zeros([size], "f32", kind)), grad = keep(zeros([size], "f32", "gradient"));
-    for (const { spec, start } of open) {
-      const t = viewAt(value, start, spec.shape);
-      t.name = spec.name;
+    for (const { name, shape, start } of parameters) {
+      const t = viewAt(value, start, shape);
+      t.name = name;
       t.requiresGrad = true;
-      t.grad = viewAt(grad, start, spec.shape);
-      tensors.set(spec.name, t);
+      t.grad = viewAt(grad, start, shape);
+      tensors.set(name, t);
     }
-    return { decay, value, grad, names: open.map((o) => o.spec.name) };
+    return { ...kinds, value, grad, parameters };
   }
 
   return {
     pages,
     tensors,
-    count,
+    count: params.reduce((n, p) => n + elements(p.shape), 0),
     zeroGrad() {
       for (const { grad } of pages) gpu().stream.clear(grad.buffer, grad.offset, grad.bytes);
     },
@@ -120,6 +127,27 @@ export function createParameterPages(params: readonly ParameterSpec[], kind: Buf
       }
     },
   };
+}
+
+function isQuantizable({ shape, optim_bits }: ParameterSpec): boolean {
+  return optim_bits !== 32 && elements(shape) >= MIN_8BIT_SIZE;
+}
+
+/** Places of parameters in pages, in order. */
+function layOut(
+  params: readonly ParameterSpec[],
+  align: number,
+): { parameters: PlacedParameter[]; size: number }[] {
+  const limit = Math.floor(Math.min(PAGE_BYTES, gpu().maxBinding) / 4 / align) * align;
+  const pages: { parameters: PlacedParameter[]; size: number }[] = [];
+  for (const { name, shape } of params) {
+    const size = Math.ceil(elements(shape) / align) * align;
+    let page = pages.at(-1);
+    if (!page || page.size + size > limit) pages.push(page = { parameters: [], size: 0 });
+    page.parameters.push({ name, shape, start: page.size });
+    page.size += size;
+  }
+  return pages;
 }
 
 function viewAt(page: Tensor, start: number, shape: readonly number[]): Tensor {

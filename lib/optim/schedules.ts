@@ -6,7 +6,7 @@ import { NibbleError } from "../errors.ts";
 
 /** `lr_scheduler_kwargs`. */
 export interface ScheduleKwargs {
-  /** cosine, cosine_with_min_lr: default 0.5; cosine_with_restarts: default 1. */
+  /** cosine, cosine_with_min_lr, warmup_stable_decay: default 0.5; cosine_with_restarts: default 1. */
   num_cycles?: number;
   /** cosine_with_min_lr: the lowest rate itself. */
   min_lr?: number;
@@ -18,6 +18,14 @@ export interface ScheduleKwargs {
   lr_end?: number;
   /** inverse_sqrt: default the warm-up, or 10,000 without one. */
   timescale?: number;
+  /** warmup_stable_decay: steps in which the rate falls, at the end. */
+  num_decay_steps?: number;
+  /** warmup_stable_decay: steps at the full rate; default what warm-up and decay leave. */
+  num_stable_steps?: number;
+  /** warmup_stable_decay: the lowest rate as a part of the base, default 0. */
+  min_lr_ratio?: number;
+  /** warmup_stable_decay: linear, cosine (default) or 1-sqrt. */
+  decay_type?: string;
 }
 
 /** Where a run stands. */
@@ -44,6 +52,13 @@ function cosine(point: SchedulePoint, kwargs: ScheduleKwargs): number {
   return Math.max(0, 0.5 * (1 + Math.cos(Math.PI * 2 * (kwargs.num_cycles ?? 0.5) * progress(point))));
 }
 
+/** The falling part of `warmup_stable_decay`, from 1 to 0 as its share done goes from 0 to 1. */
+const DECAYS: Record<string, (done: number, cycles: number) => number> = {
+  linear: (done) => 1 - done,
+  cosine: (done, cycles) => 0.5 * (1 + Math.cos(2 * Math.PI * cycles * done)),
+  "1-sqrt": (done) => 1 - Math.sqrt(done),
+};
+
 const FACTORS: Record<string, Factor> = {
   linear: ({ step, total, warmup }) => Math.max(0, (total - step) / Math.max(1, total - warmup)),
   cosine,
@@ -64,6 +79,27 @@ const FACTORS: Record<string, Factor> = {
     const p = progress(point);
     return p >= 1 ? 0 : Math.max(0, 0.5 * (1 + Math.cos(Math.PI * (((kwargs.num_cycles ?? 1) * p) % 1))));
   },
+  warmup_stable_decay({ step, total, warmup }, kwargs) {
+    const { num_decay_steps: decay, min_lr_ratio: lowest = 0, num_cycles = 0.5 } = kwargs;
+    if (decay === undefined) {
+      throw new NibbleError("optim/schedule", "warmup_stable_decay needs num_decay_steps", {
+        where: "lr_scheduler_kwargs",
+        remedy: "Set num_decay_steps, the steps in which the rate falls at the end.",
+      });
+    }
+    const stable = kwargs.num_stable_steps ?? Math.max(0, total - warmup - decay);
+    const into = step - warmup - stable;
+    if (into < 0) return 1;
+    if (into >= decay) return lowest;
+    const shape = DECAYS[kwargs.decay_type ?? "cosine"];
+    if (!shape) {
+      throw new NibbleError("optim/schedule", `Unknown decay_type '${kwargs.decay_type}'`, {
+        where: "lr_scheduler_kwargs",
+        remedy: `Use one of: ${Object.keys(DECAYS).join(", ")}.`,
+      });
+    }
+    return Math.max(0, shape(into / Math.max(1, decay), num_cycles) * (1 - lowest) + lowest);
+  },
   inverse_sqrt({ step, warmup }, kwargs) {
     const timescale = kwargs.timescale ?? (warmup || 10_000);
     return 1 / Math.sqrt((step + timescale - warmup) / timescale);
@@ -78,6 +114,15 @@ const FACTORS: Record<string, Factor> = {
 
 /** Names that {@link learningRate} takes. */
 export const SCHEDULES: readonly string[] = Object.keys(FACTORS);
+
+/**
+ * Refuses a schedule that cannot run, before it does.
+ *
+ * @throws NibbleError `optim/schedule` for an unknown name or a missing entry of `kwargs`
+ */
+export function checkSchedule(name: string, kwargs?: ScheduleKwargs): void {
+  learningRate(name, { step: 1, total: 4, warmup: 1, base: 1, kwargs });
+}
 
 /**
  * The learning rate of one step, in units of `base`'s. Warm-up rises linearly from 0 (all but `constant`).

@@ -3,11 +3,13 @@
  * @module
  */
 import { NibbleError } from "../errors.ts";
+import { DPO_LOSSES } from "../train/objectives/losses.ts";
 import {
   datasetPlan,
   defaultSettings,
   type SettingName,
   settingOf,
+  type Task,
   type TrainSettings,
 } from "../train/settings.ts";
 import { same, show } from "./coerce.ts";
@@ -20,11 +22,14 @@ const SCHEDULE_NEEDS: Readonly<Record<string, readonly string[]>> = {
   cosine_with_min_lr: ["min_lr", "min_lr_rate"],
 };
 
+/** The losses of tasks that have several. */
+const LOSSES: Readonly<Partial<Record<Task, readonly string[]>>> = { dpo: DPO_LOSSES, kto: ["kto"] };
+
 /**
  * Refuses settings that contradict each other, as transformers, TRL and the handbook do.
  *
- * @throws NibbleError `recipe/needs-peft`, `recipe/reference-with-peft`, `recipe/schedule`,
- *   `recipe/not-built`
+ * @throws NibbleError `recipe/needs-peft`, `recipe/reference-with-peft`, `recipe/loss`, `recipe/schedule`,
+ *   `recipe/best-model`, `recipe/not-built`
  */
 export function checkSettings(settings: TrainSettings, where: Where): void {
   const refuse = (code: string, what: string, name: SettingName, remedy: string): never => {
@@ -39,10 +44,24 @@ export function checkSettings(settings: TrainSettings, where: Where): void {
     const what = "ref_model together with use_peft: the base without its adapters already is the reference";
     refuse("reference-with-peft", what, "ref_model", "Remove ref_model.");
   }
+  const losses = LOSSES[settings.nibble_task ?? "sft"];
+  if (losses && !losses.includes(settings.loss_type)) {
+    const what = `loss_type: ${settings.loss_type} is no loss of ${settings.nibble_task}`;
+    refuse("loss", what, "loss_type", `Use ${losses.join(", ")}; or say by nibble_task what to train.`);
+  }
   const needed = SCHEDULE_NEEDS[settings.lr_scheduler_type];
   if (needed && !needed.some((key) => settings.lr_scheduler_kwargs?.[key] !== undefined)) {
     const what = `lr_scheduler_type: ${settings.lr_scheduler_type} needs ${needed.join(" or ")}`;
     refuse("schedule", what, "lr_scheduler_type", `Add lr_scheduler_kwargs: {${needed.at(-1)}: ...}.`);
+  }
+  const apart = settings.load_best_model_at_end ? savedApartFromEvaluation(settings) : undefined;
+  if (apart) {
+    refuse(
+      "best-model",
+      `load_best_model_at_end with ${apart}: the best would not be saved`,
+      "load_best_model_at_end",
+      "Give save_strategy and eval_strategy the same value, and let save_steps be a multiple of eval_steps.",
+    );
   }
   if (settings.dataset_kwargs?.skip_prepare_dataset === true) {
     const what = "dataset_kwargs.skip_prepare_dataset: rows that are already tokens are not built";
@@ -55,6 +74,19 @@ export function checkSettings(settings: TrainSettings, where: Where): void {
     const what = `${name}: ${show(settings[name])} asks for something not built: ${unbuilt}`;
     refuse("not-built", what, name, `Remove ${name}.`);
   }
+}
+
+/** What keeps an evaluated model from being saved, as Trainer demands it of `load_best_model_at_end`. */
+function savedApartFromEvaluation(s: TrainSettings): string | undefined {
+  if (s.eval_strategy === "no" || s.eval_strategy !== s.save_strategy) {
+    return `eval_strategy: ${s.eval_strategy} and save_strategy: ${s.save_strategy}`;
+  }
+  if (s.eval_strategy !== "steps") return undefined;
+  const every = s.eval_steps ?? s.logging_steps;
+  const shares = (every < 1 ? 1 : 0) + (s.save_steps < 1 ? 1 : 0);
+  const times = s.save_steps / every; // a quotient of two shares is whole only up to rounding
+  const whole = shares !== 1 && Math.abs(times - Math.round(times)) < 1e-6 && Math.round(times) > 0;
+  return whole ? undefined : `save_steps: ${s.save_steps}, no multiple of ${every} steps between evaluations`;
 }
 
 /**

@@ -9,7 +9,7 @@ import { NibbleError } from "../errors.ts";
 import { type Setting, type SettingName, settingOf } from "../train/settings.ts";
 import { VALUE_ALIASES } from "./aliases.ts";
 import { readMixer, readMixture } from "./mixture.ts";
-import { nearest } from "./nearest.ts";
+import { nearest } from "../nearest.ts";
 
 /** Where a value came from, for messages and for what the reader lost. */
 export interface ValueSource {

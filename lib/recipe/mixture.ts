@@ -4,7 +4,7 @@
  */
 import { NibbleError } from "../errors.ts";
 import type { DatasetEntry, DatasetMixture } from "../train/settings.ts";
-import { nearest } from "./nearest.ts";
+import { nearest } from "../nearest.ts";
 
 const ENTRY_KEYS = ["id", "config", "split", "columns", "weight"];
 const MIXTURE_KEYS = ["datasets", "seed", "test_split_size"];

@@ -4,7 +4,7 @@
  */
 import { IGNORED_KEYS, isSetting, SETTINGS, UNBUILT_KEYS } from "../train/settings.ts";
 import { ALIASES, PART_OF } from "./aliases.ts";
-import { nearest } from "./nearest.ts";
+import { nearest } from "../nearest.ts";
 
 /** Every name that a recipe or the command line may use. */
 export function knownNames(): string[] {

@@ -9,8 +9,10 @@ import type { EncodedExample, Message, Tokenizer } from "./types.ts";
 
 /** Settings that all encoders share. */
 export interface EncodeOptions {
-  /** Keep at most this many tokens, from the start (`max_length`). Absent or Infinity: all. */
+  /** Keep at most this many tokens (`max_length`). Absent or Infinity: all. */
   maxLength?: number | undefined;
+  /** Which end is kept (`truncation_mode`), as TRL cuts: `keep_end` keeps no BOS either. Default `keep_start`. */
+  truncationMode?: "keep_start" | "keep_end" | undefined;
   /** Row number in the data set, from 1. */
   row: number;
   /** The row as an error message should name it, such as `train.jsonl:17`. Default `row N`. */
@@ -64,12 +66,12 @@ export function encodeChat(tok: Tokenizer, messages: Message[], options: EncodeC
   const settings = { where, ...(options.variables ? { variables: options.variables } : {}) };
   if (!options.assistantOnly) {
     const ids = chatIds(tok, tok.renderChat(messages, settings), options.bos, where);
-    return truncate({ ids, trained: ids.map(() => true), row: options.row }, options.maxLength);
+    return truncate({ ids, trained: ids.map(() => true), row: options.row }, options);
   }
   const { text, spans, stops } = renderWithSpans(tok, messages, settings);
   const example = markedExample(tok, text, spans, options, where);
   if (!stops) example.stops = false;
-  return truncate(example, options.maxLength);
+  return truncate(example, options);
 }
 
 /**
@@ -94,7 +96,7 @@ export interface EncodeTextOptions extends EncodeOptions {
 export function encodeText(tok: Tokenizer, text: string, options: EncodeTextOptions): EncodedExample {
   const ids = tok.encode(text);
   appendEos(tok, ids, options.addEos);
-  return truncate({ ids, trained: ids.map(() => true), row: options.row }, options.maxLength);
+  return truncate({ ids, trained: ids.map(() => true), row: options.row }, options);
 }
 
 /** Settings of {@link encodePromptCompletion}. */
@@ -118,48 +120,7 @@ export function encodePromptCompletion(
   const where = options.where ?? `row ${options.row}`;
   const example = pair(tok, prompt, completion, options, where);
   if (options.completionOnly === false) example.trained.fill(true);
-  return truncate(example, options.maxLength);
-}
-
-/** A preference pair as tokens: two examples that share their prompt. */
-export interface EncodedPreference {
-  /** Prompt and preferred answer; the answer is trained. */
-  chosen: EncodedExample;
-  /** Prompt and other answer; the answer is trained. */
-  rejected: EncodedExample;
-  /** Row number in the data set, from 1. */
-  row: number;
-}
-
-/** Settings of {@link encodePreference}. */
-export interface EncodePreferenceOptions extends EncodeOptions, ChatOptions {
-  /** Keep only the last so many tokens of the prompt (`max_prompt_length`). Absent: all. */
-  maxPromptLength?: number | undefined;
-}
-
-/**
- * Encodes a preference pair (DPO, ORPO). As in TRL 0.19 the prompt keeps its last `maxPromptLength` tokens, then the
- * whole keeps its first `maxLength`; a BOS stays at the front of a shortened prompt. Unlike there, prompt and answer
- * are encoded as one text, and EOS is appended only where nothing stops the answer yet.
- */
-export function encodePreference(
-  tok: Tokenizer,
-  row: { prompt: string | Message[]; chosen: string | Message[]; rejected: string | Message[] },
-  options: EncodePreferenceOptions,
-): EncodedPreference {
-  const where = options.where ?? `row ${options.row}`;
-  const one = (answer: string | Message[]) => {
-    const example = pair(tok, row.prompt, answer, options, where);
-    const prompt = example.trained.indexOf(true);
-    const surplus = prompt - (options.maxPromptLength ?? Infinity);
-    if (surplus > 0) {
-      const bos = example.ids[0] === tok.bosId ? 1 : 0;
-      example.ids.splice(bos, surplus);
-      example.trained.splice(bos, surplus);
-    }
-    return truncate(example, options.maxLength);
-  };
-  return { chosen: one(row.chosen), rejected: one(row.rejected), row: options.row };
+  return truncate(example, options);
 }
 
 /** Prompt and completion as one text, completion marked. */
@@ -219,7 +180,7 @@ function chatIds(tok: Tokenizer, text: string, bos: ChatOptions["bos"], where: s
 }
 
 /** Puts a BOS in front where the rule asks for one and the template wrote none; refuses two (R12). */
-function withBos(tok: Tokenizer, ids: number[], bos: ChatOptions["bos"], where: string): number[] {
+export function withBos(tok: Tokenizer, ids: number[], bos: ChatOptions["bos"], where: string): number[] {
   if (tok.bosId === undefined) return ids;
   // A tokenizer that adds no BOS may use a turn marker as one (`<|im_start|>`): there two in a row are meant.
   if (tok.addsBos && ids[0] === tok.bosId && ids[1] === tok.bosId) {
@@ -231,20 +192,24 @@ function withBos(tok: Tokenizer, ids: number[], bos: ChatOptions["bos"], where: 
   return bos !== "template" && tok.addsBos && ids[0] !== tok.bosId ? [tok.bosId, ...ids] : ids;
 }
 
-function appendEos(tok: Tokenizer, ids: number[], wanted: boolean): boolean {
+/** Appends EOS where it is wanted, known and not there yet; says whether it did. */
+export function appendEos(tok: Tokenizer, ids: number[], wanted: boolean): boolean {
   if (!wanted || tok.eosId === undefined || ids.at(-1) === tok.eosId) return false;
   ids.push(tok.eosId);
   return true;
 }
 
-function truncate(example: EncodedExample, maxLength = Infinity): EncodedExample {
+function truncate(example: EncodedExample, options: EncodeOptions): EncodedExample {
+  const { maxLength = Infinity, truncationMode = "keep_start" } = options;
   const surplus = example.ids.length - maxLength;
   if (surplus <= 0) return example;
+  const [from, to] = truncationMode === "keep_end" ? [surplus, example.ids.length] : [0, maxLength];
+  const lost = [...example.trained.slice(0, from), ...example.trained.slice(to)];
   return {
     ...example,
-    ids: example.ids.slice(0, maxLength),
-    trained: example.trained.slice(0, maxLength),
+    ids: example.ids.slice(from, to),
+    trained: example.trained.slice(from, to),
     truncated: surplus,
-    ...(example.trained.includes(true, maxLength) ? { answerCut: true } : {}),
+    ...(lost.includes(true) ? { answerCut: true } : {}),
   };
 }

@@ -26,15 +26,20 @@ export {
   encodeChat,
   type EncodeChatOptions,
   encodeChatPrompt,
-  type EncodedPreference,
   type EncodeOptions,
-  encodePreference,
-  type EncodePreferenceOptions,
   encodePromptCompletion,
   type EncodePromptCompletionOptions,
   encodeText,
   type EncodeTextOptions,
 } from "./encode.ts";
+export {
+  type AnswerIds,
+  type AnswerLimits,
+  type AnswerOptions,
+  CUTS,
+  encodeAnswers,
+  joinAnswer,
+} from "./preference.ts";
 export { inspectExample, type InspectOptions } from "./inspect.ts";
 export { type RenderedChat, renderWithSpans } from "./spans.ts";
 export type { Span } from "./align.ts";

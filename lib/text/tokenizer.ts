@@ -2,6 +2,7 @@
  * The tokenizer of a model: tokenizer.json and tokenizer_config.json as Hugging Face writes them.
  * @module
  */
+import { createHash } from "node:crypto";
 import { DigitsPreTokenizer, Tokenizer as Engine } from "@huggingface/tokenizers";
 import { NibbleError } from "../errors.ts";
 import { BYTE_OF_CHAR } from "./bytes.ts";
@@ -99,6 +100,7 @@ export function createTokenizer(files: TokenizerFiles, options: TokenizerOptions
     config,
     idOf("<|im_start|>") !== undefined,
   );
+  let known: string | undefined;
   let render: RenderTemplate | undefined; // compiled when first used: a tokenizer is useful without its template
 
   const stops = [files.generationConfig?.eos_token_id].flat().filter((id) => typeof id === "number");
@@ -176,6 +178,11 @@ export function createTokenizer(files: TokenizerFiles, options: TokenizerOptions
           cause: error.cause,
         });
       }
+    },
+    digest() {
+      const today = template.includes("strftime_now") ? (options.now ?? new Date()).toDateString() : "";
+      const rules = [json, config, files.generationConfig ?? {}, template, today];
+      return known ??= createHash("sha256").update(JSON.stringify(rules)).digest("hex");
     },
     save: (folder) => saveTokenizer(folder, { json: files.tokenizerJson, config, template }),
   };

@@ -63,6 +63,11 @@ export interface Tokenizer {
   isAdded(id: number): boolean;
   /** Renders a conversation with the chat template. Throws {@link NibbleError} if the template refuses it. */
   renderChat(messages: Message[], options?: RenderOptions): string;
+  /**
+   * SHA-256 over all that decides what text becomes: vocabulary, rules, special tokens, chat template, and today's date
+   * where the template asks for it.
+   */
+  digest(): string;
   /** Writes tokenizer.json, tokenizer_config.json, special_tokens_map.json and chat_template.jinja. */
   save(folder: string): void;
 }

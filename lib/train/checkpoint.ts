@@ -4,14 +4,32 @@
  */
 import { join } from "@std/path";
 import { NibbleError } from "../errors.ts";
-import { openSafetensors, writeSafetensors, writeWhole } from "../formats/mod.ts";
+import { openSafetensors, type TensorSource, writeSafetensors, writeWhole } from "../formats/mod.ts";
 import { gpu } from "../gpu/mod.ts";
-import type { Optimizer } from "../optim/mod.ts";
+import type { Optimizer, SavedState } from "../optim/mod.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { LoopState } from "./loop.ts";
 
 const OPTIMIZER = "optimizer.safetensors";
+const PARAMETERS = "parameters.safetensors";
 const STATE = "nibble_state.json";
+
+/** Files of a checkpoint that serve resuming and are no part of the model. */
+export const STATE_FILES: readonly string[] = [OPTIMIZER, PARAMETERS, STATE];
+
+/** Whether a checkpoint holds all that going on needs; one of `save_only_model` does not. */
+export function canResume(folder: string): boolean {
+  try {
+    return Deno.statSync(join(folder, STATE)).isFile && Deno.statSync(join(folder, OPTIMIZER)).isFile;
+  } catch {
+    return false;
+  }
+}
+
+/** The trained parameters of a checkpoint by name, in f32 (and the optimizer's state beside them). */
+export function openParameters(folder: string): TensorSource {
+  return openSafetensors(join(folder, canResume(folder) ? OPTIMIZER : PARAMETERS));
+}
 
 /** What must agree between a checkpoint and the run that resumes it. */
 export interface Fingerprint {
@@ -31,21 +49,43 @@ export async function saveState(
   parameters: ReadonlyMap<string, Tensor>,
   fingerprint: Fingerprint,
 ): Promise<void> {
-  const all = [...parameters, ...optimizer.stateTensors()];
-  const bytes = await gpu().stream.read(
-    all.map(([, t]) => ({ buffer: t.buffer, offset: t.offset, bytes: t.bytes })),
-  );
-  writeSafetensors(
-    join(folder, OPTIMIZER),
-    all.map(([name, t], i) => ({
-      name,
-      dtype: "F32" as const,
-      shape: t.shape,
-      data: new Float32Array(bytes[i]!),
-    })),
-  );
+  const saved = await optimizer.saveState();
+  await writeTensors(join(folder, OPTIMIZER), parameters, saved);
   const text = JSON.stringify({ version: 1, state, fingerprint }, null, 2) + "\n";
   writeWhole(join(folder, STATE), (put) => put(new TextEncoder().encode(text)));
+}
+
+/** Writes the trained parameters alone, in f32, whatever dtype the model is saved in. */
+export async function saveParameters(folder: string, parameters: ReadonlyMap<string, Tensor>): Promise<void> {
+  await writeTensors(join(folder, PARAMETERS), parameters);
+}
+
+async function writeTensors(
+  path: string,
+  parameters: ReadonlyMap<string, Tensor>,
+  state: readonly SavedState[] = [],
+): Promise<void> {
+  const bytes = await gpu().stream.read(
+    [...parameters.values()].map((t) => ({ buffer: t.buffer, offset: t.offset, bytes: t.bytes })),
+  );
+  writeSafetensors(path, [
+    ...[...parameters].map(([name, t], i) => ({
+      ...{ name, dtype: "F32" as const, shape: t.shape, data: new Float32Array(bytes[i]!) },
+    })),
+    ...state.map(({ name, dtype, shape, data }) => ({ name, dtype, shape, data: joined(data) })),
+  ]);
+}
+
+/** Pieces one after the other. */
+function joined(pieces: readonly Uint8Array<ArrayBuffer>[]): Uint8Array<ArrayBuffer> {
+  if (pieces.length === 1) return pieces[0]!;
+  const whole = new Uint8Array(pieces.reduce((n, piece) => n + piece.length, 0));
+  let at = 0;
+  for (const piece of pieces) {
+    whole.set(piece, at);
+    at += piece.length;
+  }
+  return whole;
 }
 
 /**
@@ -65,7 +105,8 @@ export function loadState(
   } catch (cause) {
     throw new NibbleError("train/no-checkpoint", `There is no readable ${STATE}`, {
       where: folder,
-      remedy: "Give a checkpoint-N folder that nibble wrote, or resume_from_checkpoint=false.",
+      remedy: "Give a checkpoint-N folder that nibble wrote without save_only_model, or " +
+        "resume_from_checkpoint=false.",
       cause,
     });
   }
@@ -78,9 +119,10 @@ export function loadState(
       });
     }
   }
-  const source = openSafetensors(join(folder, OPTIMIZER));
+  const source = openParameters(folder);
   try {
-    for (const [name, t] of [...parameters, ...optimizer.stateTensors()]) t.write(source.readF32(name));
+    for (const [name, t] of parameters) t.write(source.readF32(name));
+    optimizer.loadState((name) => source.readBytes(name));
   } finally {
     source.close();
   }

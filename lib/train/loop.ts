@@ -74,6 +74,8 @@ export interface LoopOptions {
   learningRate: (step: number) => number;
   /** Base of the dropout seeds; undefined without dropout. */
   dropoutSeed: number | undefined;
+  /** NEFTune's `alpha` and the base of its seeds; undefined without noise. */
+  noise?: { alpha: number; seed: number } | undefined;
   checkpointing: boolean;
   /** Whether to log, evaluate or save after `step` steps. */
   logAt: (step: number) => boolean;
@@ -101,7 +103,9 @@ export async function runLoop(o: LoopOptions): Promise<{ state: LoopState; stopp
   const state: LoopState = structuredClone(o.state);
   const { objective } = o;
   const sums = keep(zeros([1, objective.metrics.length], "f32", "scratch"));
-  if (state.pending.sums.length === objective.metrics.length) sums.write(Float32Array.from(state.pending.sums));
+  if (state.pending.sums.length === objective.metrics.length) {
+    sums.write(Float32Array.from(state.pending.sums));
+  }
   let since = performance.now(), sinceTokens = 0;
   let fenceEvery = 1, sinceFence = 0, fencedAt = since;
   let stopped = false, moved = false;
@@ -120,8 +124,9 @@ export async function runLoop(o: LoopOptions): Promise<{ state: LoopState; stopp
       }
       o.pages.zeroGrad();
       window.forEach((batch, micro) => trainBatch(o, batch, counts, state.step * 1009 + micro, sums));
-      o.optimizer.step({ lr, step: state.step + 1, gradScale: 1 / units });
+      await o.optimizer.step({ lr, step: state.step + 1, gradScale: 1 / units });
       gpu().stream.flush();
+      gpu().pool.age();
       state.step++;
       addCounts(state.pending.counts, { ...counts, [PER_STEP]: 1 });
       const tokens = window.reduce((n, b) => n + b.realTokens, 0);
@@ -197,16 +202,31 @@ function trainBatch(o: LoopOptions, batch: Batch, totals: Counts, seed: number, 
   const { objective } = o;
   if (!objective.counts(batch)[objective.unit]) return; // nothing to learn here, but elsewhere in the window
   scope(() => {
-    const dropoutSeed = o.dropoutSeed === undefined
-      ? undefined
-      : (o.dropoutSeed ^ Math.imul(seed, 0x9e3779b1)) >>> 0;
-    const { output } = differentiate(
-      () => objective.loss(o.model, batch, { checkpointing: o.checkpointing, dropoutSeed, totals }),
-      undefined,
-    );
+    const seeded = (base: number) => (base ^ Math.imul(seed, 0x9e3779b1)) >>> 0;
+    const pass = {
+      totals,
+      checkpointing: o.checkpointing,
+      dropoutSeed: o.dropoutSeed === undefined ? undefined : seeded(o.dropoutSeed),
+      noise: o.noise &&
+        { magnitude: noiseMagnitude(o.noise.alpha, batch, o.model), seed: seeded(o.noise.seed) },
+    };
+    const { output } = differentiate(() => objective.loss(o.model, batch, pass), undefined);
     const weights = objective.metrics.map(({ per }) => per === PER_STEP ? 1 / totals[objective.unit]! : 1);
     addInto(sums, mul(output, tensor(weights, [1, weights.length])));
   });
+}
+
+/**
+ * NEFTune's `alpha / sqrt(L * d)` (Jain et al. 2023): L is the length to which Transformers would pad this batch, its
+ * longest row, without nibble's rounding up to a multiple of 8.
+ */
+function noiseMagnitude(alpha: number, { segments, batch, time }: Batch, model: Model): number {
+  let longest = 0;
+  for (let row = 0; row < batch; row++) {
+    const end = segments.subarray(row * time, (row + 1) * time).findLastIndex((segment) => segment !== 0) + 1;
+    longest = Math.max(longest, end);
+  }
+  return alpha / Math.sqrt(longest * model.config.hidden_size);
 }
 
 async function readMetrics(optimizer: Optimizer, sums: Tensor) {
@@ -240,6 +260,7 @@ export async function evaluate(
   for (const batch of used) {
     noGrad(() => scope(() => addInto(sums, objective.loss(model, batch, { totals }))));
     await gpu().stream.fence();
+    gpu().pool.age();
   }
   const values = await sums.data();
   sums.dispose();

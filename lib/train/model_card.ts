@@ -29,11 +29,13 @@ export interface ModelCard {
   base: Named;
   /** Commit or branch of the base. */
   baseRevision?: string;
+  /** Adapters that were merged into the base before training, oldest first. */
+  merged?: Named[];
   /** True for an adapter, false when all weights were trained. */
   isAdapter: boolean;
   /** Absent where the base was not quantized. */
   quantization?: CardQuantization;
-  /** `sft`, `cpt`, `dpo` or `orpo`. */
+  /** `sft`, `cpt`, `dpo`, `orpo` or `kto`. */
   task: string;
   datasets: Named[];
   /** Licence of the base as its card has it (`apache-2.0`); the result carries it on. */
@@ -131,6 +133,7 @@ const TASKS: Record<string, string> = {
   cpt: "continued pre-training",
   dpo: "direct preference optimization",
   orpo: "odds ratio preference optimization",
+  kto: "Kahneman-Tversky optimization",
 };
 
 function introduction(card: ModelCard): string {
@@ -144,8 +147,13 @@ function introduction(card: ModelCard): string {
   const base = q
     ? ` While training, the base was held in 4 bits (${q.type}, blocks of ${q.blockSize}${doubled}).`
     : "";
+  const merged = card.merged?.length
+    ? ` Before training, ${card.merged.map((m) => link(m, "")).join(", then ")} ` +
+      `${card.merged.length > 1 ? "were" : "was"} merged into the base` +
+      `${card.isAdapter ? ": on the base alone this adapter is out of place." : "."}`
+    : "";
   return `${what} ${link(card.base, "")}${revision}, made by ${TASKS[card.task] ?? card.task}${on} ` +
-    `with nibble ${card.version}: QLoRA on WebGPU.${base}`;
+    `with nibble ${card.version}: QLoRA on WebGPU.${base}${merged}`;
 }
 
 /** Held-out figures before and after; perplexity where the loss is a mean negative log-likelihood of tokens. */
@@ -221,7 +229,10 @@ function howToLoad(card: ModelCard): string {
   const base = JSON.stringify(card.base.name); // as good a string for Python as for JSON
   const q = card.quantization;
   // Transformers' bitsandbytes settings have no block size and no int4: only what they can say is said.
-  const quantized = q !== undefined && q.blockSize === 64 && (q.type === "nf4" || q.type === "fp4");
+  const merged = card.isAdapter ? card.merged ?? [] : [];
+  // An adapter is merged into 16 bits: PEFT's merge into 4 bits rounds it away.
+  const quantized = q !== undefined && q.blockSize === 64 && (q.type === "nf4" || q.type === "fp4") &&
+    merged.length === 0;
   const revision = card.baseRevision ? `, revision=${JSON.stringify(card.baseRevision)}` : "";
   const python = card.isAdapter
     ? [
@@ -242,6 +253,9 @@ function howToLoad(card: ModelCard): string {
           `base = AutoModelForCausalLM.from_pretrained(${base}${revision}, quantization_config=four_bits)`,
         ]
         : [`base = AutoModelForCausalLM.from_pretrained(${base}${revision})`]),
+      ...merged.map(({ name }) =>
+        `base = PeftModel.from_pretrained(base, ${JSON.stringify(name)}).merge_and_unload()`
+      ),
       "model = PeftModel.from_pretrained(base, folder)",
       "tokenizer = AutoTokenizer.from_pretrained(folder)",
     ]
@@ -254,7 +268,9 @@ function howToLoad(card: ModelCard): string {
     ];
   const shell = (text: string) => /^[\w./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`;
   const chat = card.isAdapter
-    ? `deno task chat --model ${shell(card.base.name)} --adapter path/to/this/folder`
+    ? `deno task chat ${
+      merged.length ? "" : `--model ${shell(card.base.name)} `
+    }--adapter path/to/this/folder`
     : "deno task chat --model path/to/this/folder";
   return `## Use\n\nIn Python:\n\n${fenced(python.join("\n"), "python")}\n\nWith nibble:\n\n${
     fenced(chat, "sh")

@@ -8,11 +8,13 @@ import { fetchModel } from "../hub/mod.ts";
 import { type Adapter, adapterShapes, addAdapter, type LoraConfig } from "../lora/lora.ts";
 import { readConfig } from "../model/config.ts";
 import { parameterShapes } from "../model/config.ts";
+import { openChain, resolveModel } from "../lora/chain.ts";
 import { buildModel, type BuildOptions } from "../model/load.ts";
 import type { Model } from "../model/model.ts";
 import { randomSource } from "../model/random_source.ts";
 import { createOptimizer, createParameterPages, type Optimizer, type ParameterPages } from "../optim/mod.ts";
 import { createTokenizer, type Tokenizer } from "../text/mod.ts";
+import { generatedBase } from "./generated.ts";
 import type { TrainSettings } from "./settings.ts";
 
 /** A model ready to train. */
@@ -31,6 +33,8 @@ export interface BaseFiles {
   tokenizer: Tokenizer;
   /** SHA-256 over config and tensors, which adapters record. */
   hash: string;
+  /** What an adapter records as its base. */
+  origin: { base: string; revision: string | undefined };
 }
 
 /** Options of {@link openBase}. */
@@ -40,7 +44,10 @@ export interface OpenBaseOptions {
   onProgress?: ((file: string, done: number, total: number) => void) | undefined;
 }
 
-/** Finds the base model, in the cache, on the Hub or on a mirror, and its tokenizer. */
+/**
+ * Finds the base model, in the cache, on the Hub or on a mirror, and its tokenizer. Where the model is an adapter, as
+ * when DPO follows SFT, that is the adapter's base with the adapter merged in.
+ */
 export async function openBase(s: TrainSettings, options: OpenBaseOptions = {}): Promise<BaseFiles> {
   const fetchOptions = {
     revision: s.model_revision,
@@ -58,10 +65,23 @@ export async function openBase(s: TrainSettings, options: OpenBaseOptions = {}):
       remedy: "Set model_name_or_path.",
     });
   }
-  const path = await fetchModel(s.model_name_or_path, fetchOptions);
-  const files = s.nibble_model_config ? freshFiles(path, s) : openModel(path);
+  if (s.nibble_random_weights) return await generatedBase(s, options);
+  const baseRevision = s.base_model_revision ?? undefined;
+  const { base, revision, ...chain } = s.nibble_model_config
+    ? {
+      ...{ base: s.model_name_or_path, revision: s.model_revision, adapters: [] },
+      path: await fetchModel(s.model_name_or_path, fetchOptions),
+    }
+    : await resolveModel(s.model_name_or_path, { ...fetchOptions, baseRevision });
+  const files = s.nibble_model_config ? freshFiles(chain.path, s) : openChain(chain);
+  const last = chain.adapters.at(-1);
+  if (last) {
+    options.onNote?.(`model       ${base} with ${chain.adapters.map((a) => a.name).join(", ")} merged in`);
+  }
   const from = s.tokenizer_name_or_path
     ? openModel(await fetchModel(s.tokenizer_name_or_path, fetchOptions))
+    : last && hasTokenizer(last.folder)
+    ? { ...tokenizerFiles(last.folder), path: last.folder, generationConfig: files.generationConfig }
     : files;
   const tokenizer = createTokenizer(
     {
@@ -87,7 +107,32 @@ export async function openBase(s: TrainSettings, options: OpenBaseOptions = {}):
       },
     );
   }
-  return { files, tokenizer, hash: s.nibble_model_config ? "fresh" : contentHashOf(files) };
+  const hash = s.nibble_model_config ? "fresh" : contentHashOf(files);
+  return { files, tokenizer, hash, origin: { base, revision } };
+}
+
+function readText(path: string): string | undefined {
+  try {
+    return Deno.readTextFileSync(path);
+  } catch {
+    return undefined;
+  }
+}
+
+/** An adapter's folder carries the tokenizer that it was trained with, as a rule. */
+function hasTokenizer(folder: string): boolean {
+  return readText(`${folder}/tokenizer.json`) !== undefined;
+}
+
+function tokenizerFiles(folder: string) {
+  const read = (name: string) => JSON.parse(readText(`${folder}/${name}`) ?? "{}");
+  const config = read("tokenizer_config.json");
+  return {
+    tokenizerJson: read("tokenizer.json"),
+    tokenizerConfig: config,
+    chatTemplate: readText(`${folder}/chat_template.jinja`) ??
+      (typeof config.chat_template === "string" ? config.chat_template : undefined),
+  };
 }
 
 /** A model that does not exist yet: the tokenizer's folder and the recipe's config. */
@@ -111,20 +156,34 @@ function freshFiles(path: string, s: TrainSettings): ModelFiles {
   };
 }
 
-/** LoRA settings of a run. Targets default to PEFT's choice for these families: query and value projections. */
-export function loraConfig(s: TrainSettings): LoraConfig {
+/** LoRA settings of a run. Targets default to PEFT's choice for the model's family, such as query and value. */
+export function loraConfig(s: TrainSettings, model: Model): LoraConfig {
+  const { lora_alpha, lora_dropout, use_rslora, use_dora, exclude_modules, layers_pattern, bias } = s;
+  const { init_lora_weights: init } = s;
   return {
+    ...{ lora_alpha, lora_dropout, use_rslora, use_dora, exclude_modules, layers_pattern, bias },
     r: s.lora_r,
-    lora_alpha: s.lora_alpha,
-    lora_dropout: s.lora_dropout,
-    use_rslora: s.use_rslora,
-    target_modules: s.lora_target_modules ?? ["q_proj", "v_proj"],
+    target_modules: s.lora_target_modules ?? model.config.family.loraTargets,
+    rank_pattern: numbers("rank_pattern", s.rank_pattern),
+    alpha_pattern: numbers("alpha_pattern", s.alpha_pattern),
+    layers_to_transform: s.layers_to_transform?.map(Number) ?? null,
+    modules_to_save: s.lora_modules_to_save,
+    init_lora_weights: /^(true|false)$/i.test(init) ? init.toLowerCase() === "true" : init,
   };
+}
+
+function numbers(key: string, map: Record<string, unknown> | null): Record<string, number> {
+  const wrong = Object.entries(map ?? {}).find(([, n]) => typeof n !== "number");
+  if (!wrong) return { ...map } as Record<string, number>;
+  throw new NibbleError("train/pattern", `${key} gives '${wrong[0]}' ${JSON.stringify(wrong[1])}`, {
+    where: key,
+    remedy: "It maps names or regular expressions to numbers.",
+  });
 }
 
 /** Weights that Trainer does not decay. */
 function decays(name: string): boolean {
-  return !/bias|norm/.test(name);
+  return !/bias|norm|\bln_/.test(name);
 }
 
 /** Loads the base and makes the run's parameters trainable. */
@@ -134,16 +193,6 @@ export function setUpModel(
   maxPositions: number,
   extra: Extra = {},
 ): TrainableModel {
-  if (s.use_dora) {
-    throw new NibbleError("train/unsupported", "use_dora is not supported yet", {
-      remedy: "Set use_dora: false.",
-    });
-  }
-  if (s.lora_modules_to_save?.length) {
-    throw new NibbleError("train/unsupported", "lora_modules_to_save is not supported yet", {
-      where: s.lora_modules_to_save.join(", "),
-    });
-  }
   if (s.load_in_4bit && !s.use_peft) {
     throw new NibbleError(
       "train/frozen",
@@ -169,6 +218,7 @@ export function setUpModel(
       adam_epsilon: s.adam_epsilon,
       weight_decay: s.weight_decay,
       max_grad_norm: s.max_grad_norm ?? 0,
+      optim_args: s.optim_args ?? null,
     }));
     return { model, adapter, pages, optimizer, dispose: () => made.reverse().forEach((m) => m.dispose()) };
   } catch (error) {
@@ -202,10 +252,12 @@ function withAdapter(
       torch_dtype: s.torch_dtype ?? undefined,
     }),
   );
-  const config = loraConfig(s);
-  const shapes = adapterShapes(model, config).map((p) => ({ ...p, decay: true }));
-  const pages = note(createParameterPages(shapes, "adapter"));
-  return { model, pages, adapter: addAdapter(model, config, pages.tensors, s.seed) };
+  const config = loraConfig(s, model);
+  const pages = note(createParameterPages(adapterShapes(model, config), "adapter"));
+  const { rehearsal } = extra;
+  const adapter = addAdapter(model, config, pages.tensors, s.seed, { weights: files.source, rehearsal });
+  note({ dispose: () => adapter.remove() });
+  return { model, pages, adapter };
 }
 
 /** Full fine-tuning: the model's weights are the pages. */

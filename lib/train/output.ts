@@ -2,21 +2,23 @@
  * What a run writes: weights with their tokenizer, model card, texts; and what the model says to a prompt.
  * @module
  */
-import { basename, dirname } from "@std/path";
-import { writeWhole } from "../formats/mod.ts";
+import { dirname, join } from "@std/path";
+import { MERGED_ADAPTERS, type MergedAdapter, writeWhole } from "../formats/mod.ts";
 import { gpu, type MemoryReport, mib } from "../gpu/mod.ts";
 import { writeModel } from "../lora/merge.ts";
 import { saveAdapter } from "../lora/peft.ts";
+import { quantizationName } from "../lora/provenance.ts";
 import { generate } from "../model/generate.ts";
 import type { Model } from "../model/model.ts";
 import { encodeChatPrompt, type Tokenizer } from "../text/mod.ts";
 import type { EvalLog, LoopState } from "./loop.ts";
 import { modelCard } from "./model_card.ts";
 import type { Objective } from "./objective.ts";
-import type { TrainableModel } from "./model_setup.ts";
+import type { BaseFiles, TrainableModel } from "./model_setup.ts";
 import type { MemoryPlan } from "./plan.ts";
 import type { evalBatches, trainingOrder } from "./prepare.ts";
 import type { Reporter } from "./progress.ts";
+import { openSettings, runName } from "./record.ts";
 import type { TrainOptions } from "./run.ts";
 import type { TrainSettings } from "./settings.ts";
 
@@ -37,6 +39,7 @@ export interface RunParts {
   setUp: TrainableModel;
   tokenizer: Tokenizer;
   hash: string;
+  origin: BaseFiles["origin"];
   order: ReturnType<typeof trainingOrder>;
   evals: ReturnType<typeof evalBatches>;
   chat: boolean;
@@ -48,18 +51,25 @@ export interface RunParts {
 export async function writeWeights(
   folder: string,
   s: TrainSettings,
-  { setUp: { model, adapter }, tokenizer, hash }: RunParts,
+  { setUp: { model, adapter }, tokenizer, hash, origin }: RunParts,
 ): Promise<void> {
   if (adapter) {
     await saveAdapter(adapter, folder, {
-      base: s.model_name_or_path!,
-      revision: s.model_revision,
+      base: origin.base,
+      revision: origin.revision,
       provenance: {
         base_hash: hash,
         ...(s.load_in_4bit
-          ? { base_quantization: `${s.bnb_4bit_quant_type}${s.use_bnb_nested_quant ? "+double" : ""}` }
+          ? {
+            base_quantization: quantizationName({
+              quantType: s.bnb_4bit_quant_type,
+              blocksize: s.bnb_4bit_blocksize,
+              doubleQuant: s.use_bnb_nested_quant,
+            }),
+          }
           : {}),
       },
+      residualBase: join(s.output_dir, "residual_base"), // one for the run, not one a checkpoint
     });
   } else {
     const dtype = { float32: "F32", float16: "F16", bfloat16: "BF16", auto: "F32" } as const;
@@ -111,9 +121,10 @@ export function card(s: TrainSettings, options: TrainOptions, p: RunParts, o: Ou
   const names = s.dataset_mixture?.datasets.map((d) => d.id) ?? Object.keys(s.dataset_mixer ?? {});
   const { model, adapter, pages } = p.setUp;
   return modelCard({
-    modelName: s.run_name ?? basename(s.output_dir),
-    base: named(s.model_name_or_path!),
-    baseRevision: s.model_revision,
+    modelName: runName(s),
+    base: named(p.origin.base),
+    ...(p.origin.revision ? { baseRevision: p.origin.revision } : {}),
+    merged: ((model.rawConfig[MERGED_ADAPTERS] ?? []) as MergedAdapter[]).map((m) => named(m.adapter)),
     isAdapter: adapter !== undefined,
     ...(s.load_in_4bit
       ? {
@@ -125,7 +136,7 @@ export function card(s: TrainSettings, options: TrainOptions, p: RunParts, o: Ou
       }
       : {}),
     task: s.nibble_task ?? "sft",
-    datasets: (names.length > 0 ? names : [s.dataset_name!]).map(named),
+    datasets: (names.length > 0 ? [...new Set(names)] : [s.dataset_name!]).map(named),
     ...(o.before ? { before: evalMetrics(o.before, p.objective) } : {}),
     ...(o.after ? { after: evalMetrics(o.after, p.objective) } : {}),
     trainLoss: o.trainLoss,
@@ -138,7 +149,7 @@ export function card(s: TrainSettings, options: TrainOptions, p: RunParts, o: Ou
     parameters: model.summary.parameters,
     device: gpu().name,
     deviceBytes: o.memory.peakBytes,
-    recipe: options.recipeText ?? JSON.stringify(s, null, 2),
+    recipe: options.recipeText ?? JSON.stringify(openSettings(s), null, 2),
     lossCurve: "loss_curve.svg",
     samples: o.samples,
     version: VERSION,
@@ -156,5 +167,7 @@ export function memoryLine(m: MemoryReport): string {
   const kinds = Object.entries(m.atPeak).filter(([, n]) => n > 0).map(([k, n]) => `${k} ${mib(n)}`).join(
     ", ",
   );
-  return `memory      ${mib(m.peakBytes)} at the peak: ${kinds}`;
+  return `memory      ${mib(m.peakBytes)} at the peak: ${kinds} (${
+    mib(m.heldPeakBytes)
+  } held with buffers kept for reuse)`;
 }

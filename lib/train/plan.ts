@@ -9,8 +9,9 @@ import { differentiate, noGrad } from "../tensor/tape.ts";
 import { scope } from "../tensor/tensor.ts";
 import { setUpModel } from "./model_setup.ts";
 import type { Objective } from "./objective.ts";
+import { needsReference } from "./objectives/preference_loss.ts";
 import type { Order } from "./prepare.ts";
-import type { TrainSettings } from "./settings.ts";
+import { noEffect, type TrainSettings } from "./settings.ts";
 
 /** What a run will take. */
 export interface MemoryPlan extends Rehearsal {
@@ -29,6 +30,8 @@ export interface PlanInputs {
   objective: Objective;
   order: Order;
   evals: readonly Batch[];
+  /** The largest batch that the reference scores, where there is one. */
+  scored?: Batch | undefined;
   maxPositions: number;
 }
 
@@ -41,8 +44,11 @@ export interface PlanInputs {
 export async function planMemory(s: TrainSettings, inputs: PlanInputs): Promise<MemoryPlan> {
   const budget = memoryBudget(s);
   const { objective } = inputs;
-  const rehearsal = await rehearse(gpu(), budget, () => {
+  const rehearsal = await rehearse(gpu(), budget, async () => {
     const run = setUpModel(s, inputs.files as ModelFiles, inputs.maxPositions, { rehearsal: true });
+    if (needsReference(objective) && inputs.scored) {
+      noGrad(() => scope(() => void objective.score(run.model, inputs.scored!)));
+    }
     for (const batch of largest(objective, inputs.evals)) {
       noGrad(() => scope(() => void objective.loss(run.model, batch, { totals: objective.counts(batch) })));
     }
@@ -52,12 +58,13 @@ export async function planMemory(s: TrainSettings, inputs: PlanInputs): Promise<
     for (const batch of largest(objective, window)) {
       const pass = {
         checkpointing: s.gradient_checkpointing,
-        dropoutSeed: 1,
+        dropoutSeed: noEffect("lora_dropout", s) ? undefined : 1,
+        noise: s.neftune_noise_alpha ? { magnitude: 1, seed: 1 } : undefined,
         totals: objective.counts(batch),
       };
       scope(() => void differentiate(() => objective.loss(run.model, batch, pass), undefined));
     }
-    run.optimizer.step({ lr: 0, step: 1, gradScale: 1 });
+    await run.optimizer.step({ lr: 0, step: 1, gradScale: 1 });
   });
   return { ...rehearsal, budget };
 }

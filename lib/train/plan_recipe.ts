@@ -46,7 +46,7 @@ const MEANING: Record<BufferKind, string> = {
   gradient: "gradients of what trains",
   optimizer: "state of the optimizer",
   activation: "activations kept for the backward pass",
-  scratch: "decoded weights and logits, a piece at a time",
+  scratch: "decoded weights, textures and logits, a piece at a time",
 };
 
 /** The plan as a table: bytes by kind at the moment when most are in use, and what limits them. */
@@ -64,6 +64,7 @@ export function planTable(plan: RecipePlan): string {
       peakBytes,
       Number.isFinite(plan.budget) ? `of a budget of ${mib(plan.budget)}` : "at the peak",
     ),
+    `${"total".padEnd(12)}${(peakBytes / 1e9).toFixed(2)} GB`,
     line("largest", plan.largestBinding, `in one binding; ${gpu().name} allows ${limit}`),
   ].join("\n");
 }

@@ -2,25 +2,24 @@
  * From the settings to batches: rows, examples, packed sequences, and the order in which they are seen.
  * @module
  */
+import { join } from "@std/path";
 import {
   type Batch,
-  collate,
-  encodeExamples,
+  type DatasetSplits,
   epochBatches,
-  formatDataReport,
   LEGACY_COLUMNS,
   type LoadSplit,
+  type LocateSplit,
   mixDatasets,
   mixDatasetsLegacy,
-  packExamples,
-  packReport,
   readRows,
   type Row,
-  toExamples,
+  type Scores,
+  type StreamChoice,
 } from "../data/mod.ts";
 import { NibbleError } from "../errors.ts";
-import { fetchDataset } from "../hub/mod.ts";
-import type { Tokenizer } from "../text/mod.ts";
+import { fetchDataset, nibbleCache } from "../hub/mod.ts";
+import type { EncodedExample } from "../text/mod.ts";
 import type { TrainSettings } from "./settings.ts";
 
 /** Rows of both sides. */
@@ -41,44 +40,69 @@ export function evaluates(s: TrainSettings): boolean {
   return s.do_eval || s.eval_on_start || s.eval_strategy !== "no";
 }
 
-/** Reads what the recipe's data keys name, in the handbook's order: mixture, mixer, name. */
-export async function loadRows(s: TrainSettings, options: LoadRowsOptions = {}): Promise<Rows> {
-  const load: LoadSplit = async (id, { split, config }) => {
-    const path = await fetchDataset(id, {
-      ...(config ? { config } : {}),
-      ...(options.base ? { base: options.base } : {}),
-      ...(options.onNote ? { onNote: options.onNote } : {}),
-      splits: [split],
-    });
-    return await readRows(path, { split, config });
-  };
-  let rows: Rows;
-  if (s.dataset_mixture) {
-    const { train, test } = await mixDatasets(s.dataset_mixture, load);
-    rows = { train, test };
-  } else if (s.dataset_mixer) {
-    const { train, test } = await mixDatasetsLegacy({
-      dataset_mixer: s.dataset_mixer,
-      dataset_splits: s.dataset_splits,
-      dataset_configs: s.dataset_configs ?? undefined,
-      columns: [...LEGACY_COLUMNS, s.dataset_text_field],
-    }, load);
-    rows = { train, test };
-  } else if (s.dataset_name) {
-    const config = s.dataset_config ?? undefined;
-    rows = {
-      train: await load(s.dataset_name, { split: s.dataset_train_split, config }),
-      test: evaluates(s) ? await load(s.dataset_name, { split: s.dataset_test_split, config }) : undefined,
+/** What the recipe's data keys name, in the handbook's order: mixture, mixer, name. */
+export function dataChoice(s: TrainSettings): StreamChoice {
+  if (s.dataset_mixture) return { mixture: s.dataset_mixture };
+  if (s.dataset_mixer) {
+    return {
+      legacy: {
+        dataset_mixer: s.dataset_mixer,
+        dataset_splits: s.dataset_splits,
+        dataset_configs: s.dataset_configs ?? undefined,
+        columns: [...LEGACY_COLUMNS, s.dataset_text_field],
+      },
     };
-  } else {
+  }
+  if (s.dataset_name === null) {
     throw new NibbleError("train/no-dataset", "The recipe names no data set", {
       remedy: "Set dataset_name, dataset_mixture or dataset_mixer.",
     });
   }
   return {
-    train: rows.train.slice(0, s.max_train_samples ?? undefined),
-    test: rows.test?.slice(0, s.max_eval_samples ?? undefined),
+    named: {
+      id: s.dataset_name,
+      config: s.dataset_config ?? undefined,
+      train: s.dataset_train_split,
+      test: evaluates(s) ? s.dataset_test_split : undefined,
+    },
   };
+}
+
+/** Finds a split on this disk or on the Hub. */
+export function locateSplit(options: LoadRowsOptions): LocateSplit {
+  return (id, { split, config }) =>
+    fetchDataset(id, {
+      ...(config ? { config } : {}),
+      ...(options.base ? { base: options.base } : {}),
+      ...(options.onNote ? { onNote: options.onNote } : {}),
+      splits: [split],
+    });
+}
+
+/** Reads the rows that the recipe's data keys name. */
+export async function loadRows(s: TrainSettings, options: LoadRowsOptions = {}): Promise<Rows> {
+  const locate = locateSplit(options);
+  const load: LoadSplit = async (id, part) => await readRows(await locate(id, part), part);
+  const { train, test } = await mix(dataChoice(s), load);
+  return {
+    train: train.slice(0, s.max_train_samples ?? undefined),
+    test: test?.slice(0, s.max_eval_samples ?? undefined),
+  };
+}
+
+async function mix(choice: StreamChoice, load: LoadSplit): Promise<DatasetSplits> {
+  if ("mixture" in choice) return await mixDatasets(choice.mixture, load);
+  if ("legacy" in choice) return await mixDatasetsLegacy(choice.legacy, load);
+  const { id, config, train, test } = choice.named;
+  return {
+    train: await load(id, { split: train, config }),
+    ...(test === undefined ? {} : { test: await load(id, { split: test, config }) }),
+  };
+}
+
+/** Where tokens are kept from run to run. */
+export function tokenFolder(): string {
+  return join(nibbleCache(), "tokens");
 }
 
 /** One side's rows as tokens, ready to batch, and what became of them. */
@@ -87,6 +111,8 @@ export interface Prepared {
   lengths: readonly number[];
   /** Items that must stay in one batch, for objectives that compare within it; absent: any may meet any. */
   blocks?: readonly (readonly number[])[];
+  /** For objectives that compare with a reference: its scores, and the sequences that it scores, `perItem` an item. */
+  scored?: { readonly scores: Scores; sequences(): readonly EncodedExample[] };
   /** The batch of these items, each sequence at least `minLength` long. */
   batch(items: readonly number[], minLength?: number): Batch;
   /** Lines for the log. */
@@ -95,44 +121,23 @@ export interface Prepared {
   chat: boolean;
 }
 
-/** Encodes and packs one side's rows for training on text. */
-export function prepareText(
-  rows: Row[],
-  tokenizer: Tokenizer,
-  s: TrainSettings,
-  side: "train" | "eval",
-): Prepared {
-  const examples = toExamples(rows, {
-    task: s.nibble_task === "cpt" ? "text" : "sft",
-    text_column: s.dataset_text_field,
-  });
-  const { examples: encoded, report } = encodeExamples(tokenizer, examples, {
-    max_length: s.packing && s.packing_strategy === "wrapped" ? undefined : s.max_length ?? undefined,
-    assistant_only_loss: s.assistant_only_loss,
-    completion_only_loss: s.completion_only_loss ?? undefined,
-    auto_insert_empty_system_msg: s.auto_insert_empty_system_msg,
-  });
-  const packing = side === "eval" ? s.eval_packing ?? s.packing : s.packing;
-  const length = s.max_length ?? encoded.reduce((n, e) => Math.max(n, e.ids.length), 2);
-  const packed = packExamples(encoded, length, packing ? s.packing_strategy : "none");
-  const padId = tokenizer.padId ?? 0;
-  return {
-    lengths: packed.map(({ ids }) => ids.length),
-    batch: (items, minLength = 1) => collate(items.map((i) => packed[i]!), padId, { minLength }),
-    report: formatDataReport({ ...report, ...(packing ? { packed: packReport(packed, length) } : {}) }),
-    chat: examples.kind === "messages",
-  };
-}
-
 /** Cuts a side into batches, for evaluation. */
 export function evalBatches(side: Prepared, s: TrainSettings): Batch[] {
-  if (side.blocks) return side.blocks.map((items) => side.batch(items));
+  return evalItems(side, s).map((items) => side.batch(items));
+}
+
+/** The items of each batch where all are passed once and nothing is trained; the largest batch comes first. */
+export function evalItems(side: Prepared, s: TrainSettings): (readonly number[])[] {
+  const { lengths } = side;
+  const longest = (items: readonly number[]) => items.reduce((n, i) => Math.max(n, lengths[i]!), 0);
+  if (side.blocks) return [...side.blocks].sort((a, b) => b.length * longest(b) - a.length * longest(a));
   const size = s.per_device_eval_batch_size;
   // items of like length together, so that little is padding; a mean does not see the order
-  const sorted = side.lengths.map((_, i) => i).sort((a, b) => side.lengths[b]! - side.lengths[a]!);
-  const out: Batch[] = [];
-  for (let i = 0; i < sorted.length; i += size) out.push(side.batch(sorted.slice(i, i + size)));
-  return out;
+  const sorted = lengths.map((_, i) => i).sort((a, b) => lengths[b]! - lengths[a]!);
+  return Array.from(
+    { length: Math.ceil(sorted.length / size) },
+    (_, i) => sorted.slice(i * size, (i + 1) * size),
+  );
 }
 
 /** The order of training: which batches make up each step. */

@@ -6,12 +6,22 @@
 import type { Batch } from "../data/mod.ts";
 import { NibbleError } from "../errors.ts";
 import { adapterKind, type Gpu, gpu, mib, openGpu } from "../gpu/mod.ts";
+import type { Tokenizer } from "../text/mod.ts";
 import { type BaseFiles, openBase, type OpenBaseOptions } from "./model_setup.ts";
 import { memoryBudget, type MemoryPlan, planMemory } from "./plan.ts";
+import { standInRows } from "./generated.ts";
 import type { Objective } from "./objective.ts";
-import { evalBatches, evaluates, loadRows, type Order, type Prepared, trainingOrder } from "./prepare.ts";
+import {
+  evalBatches,
+  evalItems,
+  evaluates,
+  loadRows,
+  type Order,
+  type Prepared,
+  trainingOrder,
+} from "./prepare.ts";
 import type { TrainSettings } from "./settings.ts";
-import { trainTask } from "./task.ts";
+import { type TrainTask, trainTask } from "./task.ts";
 
 /** Options of {@link prepareRun}. */
 export interface PrepareRunOptions extends OpenBaseOptions {
@@ -50,24 +60,37 @@ export async function openRunDevice(s: TrainSettings): Promise<Gpu> {
 export async function prepareRun(s: TrainSettings, options: PrepareRunOptions = {}): Promise<PreparedRun> {
   const base = await openBase(s, options);
   try {
-    const { objective, prepare } = trainTask(s);
-    const rows = await loadRows(s, options);
-    const train = prepare(rows.train, base.tokenizer, s, "train");
+    const { objective, ...task } = trainTask(s);
+    const { train, test } = s.dataset_streaming && task.stream
+      ? await task.stream(base.tokenizer, s, options)
+      : await prepareSides(s, task, base.tokenizer, options);
     options.onData?.("train", train.report);
-    const test = rows.test && evaluates(s) ? prepare(rows.test, base.tokenizer, s, "eval") : undefined;
     if (test) options.onData?.("eval", test.report);
     const order = trainingOrder(train, s);
     const evals = test ? evalBatches(test, s) : [];
     const longest = train.lengths.reduce((a, b) => Math.max(a, b), 0);
     const positions = evals.reduce((n, b) => Math.max(n, b.time), Math.max(longest, s.max_length ?? 0));
     const maxPositions = positions + s.nibble_sample_max_new_tokens + 64;
-    const plan = await planMemory(s, { files: base.files, objective, order, evals, maxPositions });
+    const scored = train.scored && train.batch(evalItems(train, s)[0]!);
+    const plan = await planMemory(s, { files: base.files, objective, order, evals, scored, maxPositions });
     checkHost(plan);
     return { ...base, objective, train, test, order, evals, longest, maxPositions, plan };
   } catch (error) {
     base.files.source.close();
     throw error;
   }
+}
+
+/** Both sides with their rows in memory. */
+async function prepareSides(
+  s: TrainSettings,
+  { prepare }: Pick<TrainTask, "prepare">,
+  tokenizer: Tokenizer,
+  options: PrepareRunOptions,
+): Promise<{ train: Prepared; test: Prepared | undefined }> {
+  const rows = await loadRows(s, options).catch((error) => standInRows(s, error, options.onNote));
+  const train = prepare(rows.train, tokenizer, s, "train");
+  return { train, test: rows.test && evaluates(s) ? prepare(rows.test, tokenizer, s, "eval") : undefined };
 }
 
 /** On a software adapter device memory is the machine's own, whose size is known. */

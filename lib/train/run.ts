@@ -2,13 +2,13 @@
  * A whole run, stage by stage: device, model, data, plan, evaluation, loop, evaluation, output.
  * @module
  */
-import { basename, join } from "@std/path";
+import { join } from "@std/path";
 import { NibbleError } from "../errors.ts";
 import { gpu, type MemoryReport, mib } from "../gpu/mod.ts";
 import { describeLoad } from "../model/load.ts";
 import { learningRate, METRICS, warmupSteps } from "../optim/mod.ts";
-import { loadState, saveState } from "./checkpoint.ts";
-import { checkpointName, rotateCheckpoints, writeFolder } from "./checkpoint_folder.ts";
+import { loadState } from "./checkpoint.ts";
+import { type HubPush, openHubPush } from "./hub_push.ts";
 import { type EvalLog, evaluate, newLoopState, runLoop, type TrainLog } from "./loop.ts";
 import { lossCurveSvg, lossCurveText } from "./loss_curve.ts";
 import { setUpModel, type TrainableModel } from "./model_setup.ts";
@@ -22,22 +22,23 @@ import {
   writeText,
   writeWeights,
 } from "./output.ts";
+import { needsReference } from "./objectives/preference_loss.ts";
 import { formatPlan } from "./plan.ts";
 import { openRunDevice, prepareRun } from "./prepare_run.ts";
-import { createReporter, etaOf, openJsonLog, type Reporter } from "./progress.ts";
-import type { TrainSettings } from "./settings.ts";
+import { createReporter, etaOf, type Reporter } from "./progress.ts";
+import { scoreReference } from "./reference.ts";
+import { noEffect, type TrainSettings } from "./settings.ts";
+import { openRecord, runName } from "./record.ts";
+import { createSaving } from "./saving.ts";
 import {
   historyOf,
-  logMetrics,
   newTrainerState,
-  noteBest,
   readTrainerState,
   speedMetrics,
   writeResults,
   writeTrainerState,
 } from "./state.ts";
-import { openEventFile, tagOf } from "./tensorboard.ts";
-import { every, resumeFolder } from "./when.ts";
+import { resumeFolder, timing } from "./when.ts";
 
 /** Options of {@link train}. */
 export interface TrainOptions {
@@ -76,11 +77,7 @@ export interface TrainResult {
 export async function train(s: TrainSettings, options: TrainOptions = {}): Promise<TrainResult> {
   const reporter = options.reporter ?? createReporter();
   const note = (text: string) => reporter.note(text);
-  if (s.nibble_task === "dpo" || s.nibble_task === "orpo") {
-    throw new NibbleError("train/unsupported", `Training with ${s.nibble_task} is not built yet`, {
-      remedy: "sft and cpt are; --explain shows how the recipe is read.",
-    });
-  }
+  const push = s.push_to_hub ? await openHubPush(s, note) : undefined;
 
   // 1. device
   const device = await openRunDevice(s);
@@ -115,23 +112,34 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
       `trainable   ${pages.count.toLocaleString("en")} parameters ` +
         `(${(100 * pages.count / (model.summary.parameters + (adapter ? pages.count : 0))).toFixed(2)} %)`,
     );
+    if (needsReference(run.objective)) {
+      await scoreReference(s, {
+        ...{ objective: run.objective, model, adapter, hash: run.hash, reporter, signal: options.signal },
+        sides: run.test ? [run.train, run.test] : [run.train],
+      });
+    }
     return await trainModel(s, options, {
       ...{ reporter, setUp, tokenizer: run.tokenizer, hash: run.hash, order: run.order, evals: run.evals },
       ...{ chat: run.train.chat, trainRows: run.train.lengths.length, plan: run.plan },
-      objective: run.objective,
-    });
+      ...{ objective: run.objective, origin: run.origin },
+    }, push);
   } finally {
     setUp.dispose();
     gpu().pool.trim();
   }
 }
 
-async function trainModel(s: TrainSettings, options: TrainOptions, p: RunParts): Promise<TrainResult> {
+async function trainModel(
+  s: TrainSettings,
+  options: TrainOptions,
+  p: RunParts,
+  push: HubPush | undefined,
+): Promise<TrainResult> {
   const { reporter, setUp: { model, adapter, pages, optimizer }, objective, order } = p;
   const note = (text: string) => reporter.note(text);
   const { maxSteps } = order;
   const warmup = warmupSteps({ ...s, total: maxSteps });
-  const at = every(s, maxSteps, order.stepsPerEpoch);
+  const { logAt, evalAt, saveAt, ...intervals } = timing(s, maxSteps, order.stepsPerEpoch);
   const fingerprint = {
     parameters: `${pages.tensors.size} tensors, ${pages.count} numbers`,
     data:
@@ -146,6 +154,7 @@ async function trainModel(s: TrainSettings, options: TrainOptions, p: RunParts):
     max_steps: maxSteps,
     num_train_epochs: Math.ceil(maxSteps / order.stepsPerEpoch),
     train_batch_size: s.per_device_train_batch_size,
+    ...intervals,
   });
   const from = resumeFolder(s);
   if (from) {
@@ -153,16 +162,8 @@ async function trainModel(s: TrainSettings, options: TrainOptions, p: RunParts):
     trainer = readTrainerState(from);
     note(`resumed     ${from} at step ${state.step} of ${maxSteps}`);
   }
-  const record = (metrics: Record<string, number>) => {
-    const entry = logMetrics(trainer, metrics);
-    jsonLog.write(entry);
-    for (const [name, value] of Object.entries(metrics)) {
-      events?.scalar(tagOf(name), value, trainer.global_step);
-    }
-  };
-  Deno.mkdirSync(s.output_dir, { recursive: true });
-  const jsonLog = openJsonLog(join(s.output_dir, "logs.jsonl"), state.step > 0 ? state.step : -1);
-  const events = s.report_to.includes("none") ? undefined : openEventFile(join(s.output_dir, "runs"));
+  const record = openRecord(s, trainer);
+  const saving = createSaving(s, p, trainer, fingerprint, push);
   const logs: TrainLog[] = [];
   const samples: Sample[] = [];
   let before: EvalLog | undefined;
@@ -170,7 +171,7 @@ async function trainModel(s: TrainSettings, options: TrainOptions, p: RunParts):
     note(`evaluation  ${when}: ${objective.describe(valuesOf(log))}, ${log.eval_runtime.toFixed(1)} s`);
   const recordEval = (log: EvalLog) => {
     const { step: _, epoch: __, ...metrics } = log;
-    record(metrics);
+    record.add(metrics);
     options.onLog?.(log);
   };
   try {
@@ -190,6 +191,7 @@ async function trainModel(s: TrainSettings, options: TrainOptions, p: RunParts):
     const started = performance.now();
     const first = state.step;
     let idle = 0;
+    let lastEval: EvalLog | undefined;
     const { state: end, stopped } = await runLoop({
       objective,
       model,
@@ -206,9 +208,10 @@ async function trainModel(s: TrainSettings, options: TrainOptions, p: RunParts):
           base: s.learning_rate,
           kwargs: s.lr_scheduler_kwargs ?? undefined,
         }),
-      dropoutSeed: adapter && s.lora_dropout > 0 ? s.seed : undefined,
+      dropoutSeed: adapter && s.lora_dropout > 0 && !noEffect("lora_dropout", s) ? s.seed : undefined,
+      noise: s.neftune_noise_alpha ? { alpha: s.neftune_noise_alpha, seed: s.seed ^ 0x6e656674 } : undefined,
       checkpointing: s.gradient_checkpointing,
-      ...at,
+      ...{ logAt, evalAt, saveAt },
       evalBatches: p.evals,
       state,
       signal: options.signal,
@@ -216,7 +219,7 @@ async function trainModel(s: TrainSettings, options: TrainOptions, p: RunParts):
         trainer.global_step = log.step;
         trainer.epoch = log.epoch;
         const { step, epoch: _, skipped_steps, ...metrics } = log;
-        record({ ...metrics, ...(skipped_steps ? { skipped_steps } : {}) });
+        record.add({ ...metrics, ...(skipped_steps ? { skipped_steps } : {}) });
         logs.push(log);
         options.onLog?.(log);
         reporter.log({
@@ -232,24 +235,12 @@ async function trainModel(s: TrainSettings, options: TrainOptions, p: RunParts):
       },
       onEval(log) {
         idle += log.eval_runtime;
+        lastEval = log;
         recordEval(log);
+        saving.evaluated(log);
         evalNote(log, `step ${log.step}`);
       },
-      async onSave(now, evaluation) {
-        const name = checkpointName(now.step);
-        const folder = join(s.output_dir, name);
-        trainer.global_step = now.step;
-        trainer.epoch = now.step / order.stepsPerEpoch;
-        const isBest = evaluation !== undefined && noteBest(trainer, evaluation.eval_loss, false);
-        if (isBest) trainer.best_model_checkpoint = folder;
-        await writeFolder(folder, async (tmp) => {
-          await writeWeights(tmp, s, p);
-          await saveState(tmp, now, optimizer, pages.tensors, fingerprint);
-          writeTrainerState(tmp, trainer);
-        });
-        rotateCheckpoints(s.output_dir, s.save_total_limit, trainer.best_model_checkpoint);
-        note(`saved       ${folder}`);
-      },
+      onSave: (now) => saving.save(now),
       afterMove: async () => {
         if (adapter) await checkMoved(p);
       },
@@ -262,10 +253,15 @@ async function trainModel(s: TrainSettings, options: TrainOptions, p: RunParts):
     // 6. what was learned
     let after: EvalLog | undefined;
     if (!stopped) {
+      const others = saving.restoreBest();
       if (p.evals.length > 0) {
-        after = await evaluate(objective, model, p.evals, end.step, end.step / order.stepsPerEpoch);
-        recordEval(after);
-        evalNote(after, "after");
+        if (!others && lastEval?.step === end.step) {
+          after = lastEval;
+        } else {
+          after = await evaluate(objective, model, p.evals, end.step, end.step / order.stepsPerEpoch);
+          recordEval(after);
+          evalNote(after, "after");
+        }
         writeResults(s.output_dir, "eval", { ...evalMetrics(after, objective) });
       }
       for (const sample of samples) {
@@ -283,7 +279,7 @@ async function trainModel(s: TrainSettings, options: TrainOptions, p: RunParts):
     const memory = gpu().pool.report();
     const losses = historyOf(trainer, "loss");
     const trainLoss = losses.reduce((a, b) => a + b.loss, 0) / Math.max(1, losses.length);
-    record({
+    record.add({
       ...speedMetrics("train", seconds, { steps: end.step - first }),
       train_loss: trainLoss,
       total_flos: 0,
@@ -297,7 +293,7 @@ async function trainModel(s: TrainSettings, options: TrainOptions, p: RunParts):
     const curve = {
       train: losses,
       eval: historyOf(trainer, "eval_loss"),
-      title: `Loss: ${s.run_name ?? basename(s.output_dir)}`,
+      title: `Loss: ${runName(s)}`,
     };
     writeText(join(s.output_dir, "loss_curve.svg"), lossCurveSvg(curve));
     if (!stopped) {
@@ -314,6 +310,8 @@ async function trainModel(s: TrainSettings, options: TrainOptions, p: RunParts):
         (seconds / Math.max(1, end.step - first)).toFixed(2)
       } s a step)`,
     );
+    if (record.wandbFolder) note(`wandb       wandb sync ${record.wandbFolder}`);
+    if (!stopped) await push?.end();
     return {
       output_dir: s.output_dir,
       steps: end.step,
@@ -328,8 +326,7 @@ async function trainModel(s: TrainSettings, options: TrainOptions, p: RunParts):
     };
   } finally {
     reporter.done();
-    jsonLog.close();
-    events?.close();
+    record.close();
   }
 }
 

@@ -16,7 +16,7 @@
  */
 import { DATA, PREFERENCE, TEXT } from "./settings/data.ts";
 import type { Dialect, Setting, Task, ValueOf } from "./settings/kinds.ts";
-import { LOOP, NIBBLE, OPTIMIZER, OUTPUT } from "./settings/loop.ts";
+import { HUB, LOOP, NIBBLE, OPTIMIZER, OUTPUT } from "./settings/loop.ts";
 import { ADAPTER, MODEL, QUANTIZATION } from "./settings/model.ts";
 
 export {
@@ -49,6 +49,7 @@ export const SETTINGS = {
   ...OPTIMIZER,
   ...LOOP,
   ...OUTPUT,
+  ...HUB,
   ...NIBBLE,
 };
 
@@ -69,6 +70,7 @@ export const SETTING_GROUPS: readonly (readonly [title: string, names: readonly 
   ["Optimizer and schedule", names(OPTIMIZER)],
   ["Batches, length, evaluation", names(LOOP)],
   ["Log, checkpoints, output", names(OUTPUT)],
+  ["Upload to the Hub", names(HUB)],
   ["nibble", names(NIBBLE)],
 ];
 
@@ -101,6 +103,7 @@ export const OLD_DIALECT: Readonly<Record<Task, Partial<TrainSettings>>> = {
   cpt: { packing: true, packing_strategy: "wrapped", logging_first_step: true },
   dpo: { optim: "rmsprop", auto_insert_empty_system_msg: true, logging_first_step: true },
   orpo: { auto_insert_empty_system_msg: true },
+  kto: {},
 };
 
 /**
@@ -142,7 +145,7 @@ export function noEffect(name: SettingName, settings: TrainSettings): string | u
 /** Conditions that a row cannot say. Each returns the reason, or undefined where the key has effect. */
 const CONDITIONS: Partial<Record<SettingName, (s: TrainSettings) => string | undefined>> = {
   lora_dropout: (s) =>
-    s.disable_dropout && (s.nibble_task === "dpo" || s.nibble_task === "orpo")
+    s.disable_dropout && ["dpo", "orpo", "kto"].includes(s.nibble_task ?? "sft")
       ? "disable_dropout: true switches it off"
       : undefined,
   dataset_name: (s) => s.dataset_mixture ? "dataset_mixture wins" : undefined,
@@ -163,6 +166,12 @@ const CONDITIONS: Partial<Record<SettingName, (s: TrainSettings) => string | und
   adam_beta2: needsAdam,
   adam_epsilon: needsAdam,
   report_to: toldTo,
+  wandb_project: needsWandb,
+  wandb_entity: needsWandb,
+  wandb_run_group: needsWandb,
+  metric_for_best_model: needsEvaluation,
+  greater_is_better: needsEvaluation,
+  save_only_model: (s) => s.save_strategy === "no" ? "save_strategy: no writes no checkpoints" : undefined,
   discopop_tau: (s) => s.loss_type === "discopop" ? undefined : "only with loss_type: discopop",
   chat_template: (s) => s.nibble_task === "cpt" ? "plain text is not rendered" : undefined,
 };
@@ -179,9 +188,17 @@ function needsAdam(s: TrainSettings): string | undefined {
   return s.optim.includes("adam") ? undefined : `optim: ${s.optim} does not use it`;
 }
 
+const REPORTED = ["tensorboard", "wandb", "all", "none"];
+
 function toldTo({ report_to }: TrainSettings): string | undefined {
-  const others = report_to.filter((service) => !["tensorboard", "none", "all"].includes(service));
-  return others.length
-    ? `${others.join(", ")} is not told; TensorBoard files are written to output_dir`
-    : undefined;
+  const others = report_to.filter((service) => !REPORTED.includes(service));
+  return others.length ? `${others.join(", ")} is not told; TensorBoard files are written` : undefined;
+}
+
+function needsWandb({ report_to }: TrainSettings): string | undefined {
+  return report_to.includes("wandb") || report_to.includes("all") ? undefined : "only with report_to: wandb";
+}
+
+function needsEvaluation(s: TrainSettings): string | undefined {
+  return s.eval_strategy === "no" ? "nothing is evaluated on the way (eval_strategy: no)" : undefined;
 }

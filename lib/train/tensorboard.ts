@@ -13,6 +13,7 @@
  */
 import { join } from "@std/path";
 import { NibbleError } from "../errors.ts";
+import { bytesField, doubleField, floatField, stringField, varintField } from "./protobuf.ts";
 
 /** An open event file. */
 export interface EventFile {
@@ -161,39 +162,6 @@ function tfRecord(payload: Uint8Array): Uint8Array {
 
 function encodeEvent(wallTime: number, step: number, what: number[]): Uint8Array {
   return Uint8Array.from([...doubleField(1, wallTime), ...varintField(2, step), ...what]);
-}
-
-// Protobuf's wire format: a key (field number and kind) and then the value.
-
-function varint(value: number): number[] {
-  if (!Number.isSafeInteger(value) || value < 0) {
-    throw new NibbleError("train/bad-step", `A step must be a whole number from 0 on, not ${value}`);
-  }
-  const bytes = [];
-  // Division and not shifts: shifts would cut a step at 32 bits.
-  for (; value >= 0x80; value = Math.floor(value / 0x80)) bytes.push((value % 0x80) | 0x80);
-  bytes.push(value);
-  return bytes;
-}
-
-function varintField(number: number, value: number): number[] {
-  return [number << 3, ...varint(value)];
-}
-
-function bytesField(number: number, bytes: ArrayLike<number>): number[] {
-  return [(number << 3) | 2, ...varint(bytes.length), ...Array.from(bytes)];
-}
-
-function stringField(number: number, text: string): number[] {
-  return bytesField(number, new TextEncoder().encode(text));
-}
-
-function floatField(number: number, value: number): number[] {
-  return [(number << 3) | 5, ...new Uint8Array(Float32Array.of(value).buffer)];
-}
-
-function doubleField(number: number, value: number): number[] {
-  return [(number << 3) | 1, ...new Uint8Array(Float64Array.of(value).buffer)];
 }
 
 /** A new file that no other run writes to: the counter at its end rises until the name is free. */

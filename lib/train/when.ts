@@ -3,22 +3,48 @@
  * @module
  */
 import { NibbleError } from "../errors.ts";
-import { newestCheckpoint } from "./checkpoint_folder.ts";
+import { listCheckpoints } from "./checkpoint_folder.ts";
+import { canResume } from "./checkpoint.ts";
 import type { TrainSettings } from "./settings.ts";
 import { readTrainerState } from "./state.ts";
 
-/** When to log, evaluate and save; a number of steps below 1 is a share of the run. */
-export function every(s: TrainSettings, maxSteps: number, stepsPerEpoch: number) {
+/** When things happen in a run; steps count from 1. */
+export interface Timing {
+  /** Steps between logs, evaluations and checkpoints, shares of the run made whole. */
+  logging_steps: number;
+  eval_steps: number;
+  save_steps: number;
+  logAt: (step: number) => boolean;
+  evalAt: (step: number) => boolean;
+  saveAt: (step: number) => boolean;
+}
+
+/**
+ * When to log, evaluate and save, as Trainer does; a number of steps below 1 is a share of the run, rounded up. The
+ * last step is saved whatever `save_steps` is, and an epoch that `max_steps` cuts short counts as one.
+ *
+ * The evaluation after the last step is the run's final one, unless it decides which checkpoint is the best.
+ */
+export function timing(s: TrainSettings, maxSteps: number, stepsPerEpoch: number): Timing {
   const steps = (n: number) => n < 1 ? Math.ceil(maxSteps * n) : Math.round(n);
+  const last = (step: number) => step === maxSteps;
   const when = (strategy: string, n: number) => (step: number) =>
-    strategy === "steps" ? step % steps(n) === 0 : strategy === "epoch" ? step % stepsPerEpoch === 0 : false;
-  const log = when(s.logging_strategy, s.logging_steps);
-  const evalWhen = when(s.eval_strategy, s.eval_steps ?? s.logging_steps);
+    strategy === "steps"
+      ? step % n === 0
+      : strategy === "epoch" && (step % stepsPerEpoch === 0 || last(step));
+  const logging_steps = steps(s.logging_steps);
+  const eval_steps = steps(s.eval_steps ?? s.logging_steps);
+  const save_steps = steps(s.save_steps);
+  const log = when(s.logging_strategy, logging_steps);
+  const evaluate = when(s.eval_strategy, eval_steps);
+  const save = when(s.save_strategy, save_steps);
   return {
-    logAt: (step: number) => log(step) || (s.logging_first_step && step === 1),
-    // the last step is followed by the final evaluation
-    evalAt: (step: number) => step < maxSteps && evalWhen(step),
-    saveAt: when(s.save_strategy, s.save_steps),
+    logging_steps,
+    eval_steps,
+    save_steps,
+    logAt: (step) => log(step) || (s.logging_first_step && step === 1),
+    evalAt: (step) => last(step) ? s.load_best_model_at_end && s.eval_strategy !== "no" : evaluate(step),
+    saveAt: (step) => save(step) || (s.save_strategy === "steps" && last(step)),
   };
 }
 
@@ -26,7 +52,8 @@ export function every(s: TrainSettings, maxSteps: number, stepsPerEpoch: number)
 export function resumeFolder(s: TrainSettings): string | undefined {
   const wish = s.resume_from_checkpoint;
   if (wish === "false") return undefined;
-  const newest = newestCheckpoint(s.output_dir);
+  // those of save_only_model are results, and nothing to go on from
+  const newest = listCheckpoints(s.output_dir).findLast(({ path }) => canResume(path))?.path;
   if (wish === "true") {
     if (newest) return newest;
     throw new NibbleError("train/no-checkpoint", "There is no checkpoint to resume from", {

@@ -1,7 +1,6 @@
 import assert from "node:assert/strict";
 import {
   encodeExamples,
-  encodePreferences,
   formatDataReport,
   packExamples,
   packReport,
@@ -85,24 +84,6 @@ Deno.test("encodeExamples: a row's template variables reach the template; its re
     code: "text/template-raised",
     where: "row 2",
   });
-});
-
-Deno.test("encodePreferences: both answers, and both must keep a target", () => {
-  const tok = tokenizer("llama3", GOLDEN.templates.llama3);
-  const pair = (chosen: string, rejected: string) => ({
-    prompt: [{ role: "user", content: "Define: LAWYER" }],
-    chosen: [{ role: "assistant", content: chosen }],
-    rejected: [{ role: "assistant", content: rejected }],
-  });
-  const set = toExamples([pair("One skilled.", "A person."), pair("x", "y")], { task: "preference" });
-  const { examples, report } = encodePreferences(tok, set);
-  assert.deepEqual(trainedRuns(tok, examples[0].chosen), ["One skilled.<|eot_id|>"]);
-  assert.deepEqual([report.rows, report.kept], [2, 2]);
-  const all = examples.flatMap((e) => [e.chosen, e.rejected]);
-  assert.equal(report.tokens, all.reduce((n, e) => n + e.ids.length, 0));
-  assert.throws(() => encodePreferences(tok, set, { max_length: 8 }), { code: "data/nothing-to-train" });
-  assert.throws(() => encodeExamples(tok, set), { code: "data/wrong-kind" });
-  assert.throws(() => encodePreferences(tok, toExamples([chat("a", "b")])), { code: "data/wrong-kind" });
 });
 
 Deno.test("formatDataReport: what a user sees before training", () => {

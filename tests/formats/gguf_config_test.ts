@@ -71,6 +71,10 @@ Deno.test("phi3: part of the head turns; long and short factors", () => {
     "rope_factors_short.weight": floats([1, 1, 1.05]),
   });
   assert.equal(config["partial_rotary_factor"], 0.75);
+  assert.ok(
+    !("sliding_window" in configOf("phi3", { "phi3.attention.sliding_window": { u32: 0 } })),
+    "0 is none",
+  );
   assert.equal(config["original_max_position_embeddings"], 32);
   assert.deepEqual(config["rope_scaling"], {
     rope_type: "longrope",

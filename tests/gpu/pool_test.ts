@@ -10,6 +10,10 @@ function counted(budget = Infinity) {
   const device = {
     limits: { maxBufferSize: 2 ** 20 },
     createBuffer: ({ size }: { size: number }) => ({ destroy: () => log.push(`destroy ${size}`) }),
+    createTexture: ({ format }: { format: string }) => ({
+      createView: () => ({}),
+      destroy: () => log.push(`destroy ${format}`),
+    }),
   } as unknown as GPUDevice;
   const pool = createPool(device, budget, () => log.push("flush"), (id) => log.push(`forget ${id}`));
   return { pool, log };
@@ -91,6 +95,30 @@ Deno.test("a budget first frees what is idle, then refuses with all figures", ()
   });
 });
 
+Deno.test("textures are counted by the byte, reused by shape and format, trimmed, and kept to the budget", () => {
+  const { pool, log } = counted(2 ** 16);
+  const shape = { format: "rgba32float", width: 64, height: 8 } as const;
+  const a = pool.acquireTexture(shape, "scratch"), b = pool.acquire(1024, "base");
+  assert.equal(a.size, 64 * 8 * 16);
+  assert.notEqual(a.id, b.id, "bind groups are cached by id");
+  assert.deepEqual([pool.report().live.scratch, pool.report().liveBytes], [8192, 9216]);
+  pool.release(a);
+  assert.throws(() => pool.release(a), /released twice/);
+  assert.deepEqual([pool.report().live.scratch, pool.report().idleBytes], [0, 8192]);
+  const same = pool.acquireTexture({ ...shape }, "scratch");
+  assert.equal(same.id, a.id);
+  const half = pool.acquireTexture({ ...shape, format: "rgba16float" }, "scratch");
+  assert.equal(half.size, 4096);
+  assert.notEqual(pool.acquire(8192, "base").id, a.id, "a buffer of that size is another thing");
+  pool.release(half);
+  pool.trim();
+  assert.deepEqual(log, ["flush", `forget ${half.id}`, "destroy rgba16float"]);
+  assert.throws(
+    () => pool.acquireTexture({ ...shape, height: 64 }, "scratch"),
+    /Out of device memory: 0\.1 MiB more for scratch/,
+  );
+});
+
 Deno.test("tensors give buffers back by scope, by dispose, and views hold them", async () => {
   await openGpu();
   const live = () => gpu().pool.report().liveBytes;
@@ -117,4 +145,17 @@ Deno.test("tensors give buffers back by scope, by dispose, and views hold them",
   assert.equal(live() - before, 256, "what was made before an error goes, what was kept stays");
   escaped!.dispose();
   assert.equal(live(), before);
+});
+
+Deno.test("what lies idle for three steps is destroyed, what each step uses is kept", () => {
+  const { pool, log } = counted();
+  pool.release(pool.acquire(7 * 256, "scratch")); // of a shape that comes once
+  for (let step = 0; step < 6; step++) {
+    pool.release(pool.acquire(9 * 256, "scratch"));
+    pool.age();
+    assert.equal(pool.report().idleBytes, (step < 3 ? 16 : 9) * 256, `after step ${step + 1}`);
+  }
+  assert.deepEqual(log, ["flush", "forget 1", `destroy ${7 * 256}`]);
+  assert.equal(pool.report().created, 2);
+  assert.equal(pool.report().heldPeakBytes, 16 * 256);
 });

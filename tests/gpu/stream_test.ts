@@ -171,7 +171,7 @@ for (const doubleQuant of [undefined, false, true]) {
       use_rslora: false,
       target_modules: "all-linear",
     };
-    const work = () => {
+    const work = async () => {
       const model = buildModel(raw, memorySource(raw, weights), {
         ...(doubleQuant === undefined
           ? {}
@@ -189,7 +189,7 @@ for (const doubleQuant of [undefined, false, true]) {
           undefined,
         );
       });
-      optimizer.step({ lr: 0, step: 1, gradScale: 1 });
+      await optimizer.step({ lr: 0, step: 1, gradScale: 1 });
       return () => {
         optimizer.dispose();
         model.dispose();
@@ -197,11 +197,11 @@ for (const doubleQuant of [undefined, false, true]) {
       };
     };
     const created = gpu().pool.report().created;
-    const plan = await rehearse(gpu(), Infinity, () => void work());
+    const plan = await rehearse(gpu(), Infinity, async () => void await work());
     assert.equal(gpu().pool.report().created, created, "a rehearsal makes no buffer");
     gpu().pool.resetPeak();
     const start = gpu().pool.report(), dispatches = gpu().stream.counters().dispatches;
-    const dispose = work();
+    const dispose = await work();
     const report = gpu().pool.report();
     // the map of double quantization (2 KiB) is there already on the real device, and in every rehearsal made anew
     const shared = doubleQuant === undefined

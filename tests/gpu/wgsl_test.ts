@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { NibbleError } from "../../lib/errors.ts";
 import { reflect, specialize } from "../../lib/gpu/mod.ts";
+import { sampleType } from "../../lib/gpu/wgsl.ts";
 
 const flat = (text: string) => text.replace(/\s+/g, " ").trim();
 const failsWith = (work: () => unknown, code: string, pattern: RegExp) =>
@@ -77,7 +78,8 @@ Deno.test("bindings and parameters are read from the text, comments left out", (
     @group(0) @binding(2) var<storage, read> x: array<f32>;
     @group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>;
     // @group(0) @binding(3) var<storage, read> old: array<f32>;
-    @group(0) @binding(4) var<storage> z: array<u32>;`);
+    @group(0) @binding(4) var<storage> z: array<u32>;
+    @group(0) @binding(5) var t: texture_2d<f32>;`);
   assert.deepEqual(params, [
     { name: "rows", type: "u32" },
     { name: "scale", type: "f32" },
@@ -88,7 +90,15 @@ Deno.test("bindings and parameters are read from the text, comments left out", (
     "2 x read",
     "1 y read_write",
     "4 z read",
+    "5 t texture",
   ]);
+});
+
+Deno.test("a texture's sample type is read from the specialised text, through an alias too", () => {
+  const source = "alias W = texture_2d<f32>;\n@group(0) @binding(1) var x: texture_2d<u32>;\nvar w: W;\n";
+  assert.equal(sampleType(source, "x"), "uint");
+  assert.equal(sampleType(source, "w"), "unfilterable-float");
+  assert.equal(sampleType(specialize(source, { types: { W: "texture_2d<u32>" } }), "w"), "uint");
 });
 
 Deno.test("every kernel file is specialisable as it stands, and its loops are all written out", () => {

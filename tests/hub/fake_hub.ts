@@ -1,12 +1,14 @@
 /**
  * A Hub on this machine for tests: it speaks the part of the protocol that fetching needs (revision, tree in pages,
- * resolve with ranges, large files by a redirect to another host) and misbehaves on demand.
+ * resolve with ranges, large files by a redirect to another host), takes uploads (fake_uploads.ts) and misbehaves on
+ * demand.
  * @module
  */
 import { createHash } from "node:crypto";
 import assert from "node:assert/strict";
 import { join } from "@std/path";
 import { NibbleError } from "../../lib/errors.ts";
+import { type Account, answerUpload, newUploads, type Push } from "./fake_uploads.ts";
 
 /** What a repository holds. */
 export interface FakeRepo {
@@ -15,10 +17,12 @@ export interface FakeRepo {
   /** Names of large files, which are redirected to the other host and named by sha256. */
   lfs?: string[];
   /** Revisions beside `main`; all are the same commit unless a file table of their own is given. */
-  revisions?: Record<string, Record<string, string>>;
+  revisions?: Record<string, Record<string, string | Uint8Array>>;
   /** Only this token may read. */
   token?: string;
   gated?: boolean;
+  /** Made so by an upload. */
+  private?: boolean;
 }
 
 /** A request as the server saw it. */
@@ -38,6 +42,14 @@ export interface FakeHub extends AsyncDisposable {
   seen: Seen[];
   trouble: Trouble | undefined;
   commit(repo: string, revision?: string): string;
+  /** Repositories as they are now, those made by uploads too. */
+  repos: Record<string, FakeRepo>;
+  /** Who may upload, by token. */
+  accounts: Record<string, Account>;
+  /** Commits that were made by uploads. */
+  pushes: Push[];
+  /** Large files above this size are sent in parts of it. */
+  partSize: number;
 }
 
 const bytes = (content: string | Uint8Array) =>
@@ -49,13 +61,16 @@ export const sha256 = (data: Uint8Array): string => createHash("sha256").update(
 /** Starts a Hub with the given repositories, by `org/name`. */
 export function startHub(repos: Record<string, FakeRepo>): FakeHub {
   const seen: Seen[] = [];
-  const hub = { seen, trouble: undefined as Trouble | undefined };
+  const uploads = newUploads();
+  const hub = { seen, trouble: undefined as Trouble | undefined, repos, ...uploads };
 
   const table = (repo: FakeRepo, revision: string) => repo.revisions?.[revision] ?? repo.files;
   const commitOf = (name: string, revision: string) =>
-    createHash("sha1").update(JSON.stringify([name, Object.keys(table(repos[name]!, revision))])).digest(
-      "hex",
-    );
+    createHash("sha1").update(JSON.stringify([
+      name,
+      Object.keys(table(repos[name]!, revision)),
+      hub.pushes.filter((push) => push.repo === name && push.branch === revision).length,
+    ])).digest("hex");
   const known = (name: string, revision: string) =>
     ["main", ...Object.keys(repos[name]!.revisions ?? {})].find((r) =>
       r === revision || commitOf(name, r) === revision
@@ -76,6 +91,11 @@ export function startHub(repos: Record<string, FakeRepo>): FakeHub {
         authorization: request.headers.get("authorization"),
       };
       seen.push(note);
+      if (request.method === "PUT" || request.method === "POST" || url.pathname === "/api/whoami-v2") {
+        const body = new Uint8Array(await request.arrayBuffer());
+        return await hub.trouble?.(note, body) ??
+          answerUpload(hub, { method: request.method, url, token: note.authorization?.slice(7), body, cdn });
+      }
       const api = /^\/api\/(model|dataset)s\/([^/]+\/[^/]+)\/(revision|tree)\/([^/]+)$/.exec(url.pathname);
       const file = /^(?:\/(datasets))?\/([^/]+\/[^/]+)\/(?:resolve|content)\/([^/]+)\/(.+)$/.exec(
         url.pathname,

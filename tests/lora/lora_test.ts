@@ -61,9 +61,10 @@ const folderFor = () => Deno.makeTempDirSync({ prefix: "nibble-lora-" });
 
 gpuTest("target_modules by PEFT's rules", () => {
   const model = tiny();
-  const names = (t: LoraConfig["target_modules"]) => targetModules(model, t).join(" ");
-  assert.equal(targetModules(model, "all-linear").length, 14);
-  assert.equal(targetModules(model, ["all-linear"]).length, 14);
+  const of = (target_modules: LoraConfig["target_modules"]) => targetModules(model, { target_modules });
+  const names = (t: LoraConfig["target_modules"]) => of(t).join(" ");
+  assert.equal(of("all-linear").length, 14);
+  assert.equal(of(["all-linear"]).length, 14);
   assert.equal(names(["v_proj"]), "model.layers.0.self_attn.v_proj model.layers.1.self_attn.v_proj");
   assert.equal(names(["layers.1.mlp.up_proj"]), "model.layers.1.mlp.up_proj", "a path's end");
   assert.equal(names("model\\.layers\\.0\\..*_proj").split(" ").length, 7, "a regular expression");

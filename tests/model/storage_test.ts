@@ -1,7 +1,15 @@
 import assert from "node:assert/strict";
-import { bf16ToF32, f16ToF32, f32ToBf16, f32ToF16, type TensorSource } from "../../lib/formats/mod.ts";
+import {
+  bf16ToF32,
+  f16ToF32,
+  f32ToBf16,
+  f32ToF16,
+  openModel,
+  type TensorSource,
+} from "../../lib/formats/mod.ts";
 import { gpu, rehearse } from "../../lib/gpu/mod.ts";
 import { adapterShapes, addAdapter } from "../../lib/lora/lora.ts";
+import { writeModel } from "../../lib/lora/merge.ts";
 import { buildModel, type BuildOptions } from "../../lib/model/load.ts";
 import { forward, logits, type Model, modelInput } from "../../lib/model/model.ts";
 import { createParameterPages } from "../../lib/optim/mod.ts";
@@ -104,6 +112,36 @@ for (const torch_dtype of ["bfloat16", "float16"] as const) {
     );
   }
 }
+
+gpuTest("merged into a base of 16 bits, an adapter gives its logits", async () => {
+  const raw = tinyConfig(), weights = tinyWeights(raw, 8);
+  const model = buildModel(raw, memorySource(raw, weights), { torch_dtype: "bfloat16" });
+  const config = {
+    r: 2,
+    lora_alpha: 4,
+    lora_dropout: 0,
+    use_rslora: false,
+    target_modules: ["q_proj", "up_proj"],
+  };
+  const pages = createParameterPages(
+    adapterShapes(model, config).map((p) => ({ ...p, decay: true })),
+    "adapter",
+  );
+  const adapter = addAdapter(model, config, pages.tensors, 1);
+  let n = 0;
+  for (const t of pages.tensors.values()) t.write(randoms(t.size, 70 + n++).map((v) => 0.3 * v));
+  const want = await logits(model, IDS);
+  const folder = await Deno.makeTempDir();
+  await writeModel(model, adapter, folder, { dtype: "F32" });
+  const files = openModel(folder);
+  const merged = buildModel(files.config, files.source);
+  files.source.close();
+  // W + s B A rounds once where x W and s (x A) B round apart: a few roundings of sums of up to 64 numbers
+  assertClose(await logits(merged, IDS), want, 64 * EPS * Math.max(...want.map(Math.abs)), "logits");
+  await Deno.remove(folder, { recursive: true });
+  adapter.remove();
+  for (const m of [pages, model, merged]) m.dispose();
+});
 
 /** A source that says its tensors are of these types; the numbers stay as they are. */
 function typed(source: TensorSource, type: (name: string) => string): TensorSource {

@@ -5,6 +5,7 @@
 import type { TensorInfo, TensorSource } from "../../lib/formats/mod.ts";
 import { openGpu } from "../../lib/gpu/mod.ts";
 import { type ModelConfig, parameterShapes, readConfig } from "../../lib/model/config.ts";
+import { storedShape } from "../../lib/model/parameters.ts";
 import { normal, uniform } from "../../lib/model/random_source.ts";
 import { sharedMap } from "../../lib/quant/quantized_tensor.ts";
 
@@ -37,7 +38,7 @@ export async function warmDevice(): Promise<void> {
 /** Weights by name. */
 export type Weights = Map<string, Float32Array<ArrayBuffer>>;
 
-/** Lively weights: outputs of the order of 1, and norms that are not all ones. */
+/** Lively weights, as files hold them: outputs of the order of 1, and norms that are not all ones. */
 export function tinyWeights(raw: Record<string, unknown>, seed: number): Weights {
   const out: Weights = new Map();
   parameterShapes(readConfig(raw, "test")).forEach(({ name, shape }, n) => {
@@ -57,9 +58,9 @@ export function tinyWeights(raw: Record<string, unknown>, seed: number): Weights
 /** Weights in memory as a file would offer them. */
 export function memorySource(raw: Record<string, unknown>, weights: Weights): TensorSource {
   const tensors = new Map<string, TensorInfo>();
-  for (const { name, shape } of parameterShapes(readConfig(raw, "test"))) {
-    const data = weights.get(name);
-    if (data) tensors.set(name, { name, dtype: "F32", shape, bytes: data.byteLength });
+  for (const spec of parameterShapes(readConfig(raw, "test"))) {
+    const { name } = spec, data = weights.get(name);
+    if (data) tensors.set(name, { name, dtype: "F32", shape: storedShape(spec), bytes: data.byteLength });
   }
   return {
     path: "(memory)",

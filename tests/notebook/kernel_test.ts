@@ -1,5 +1,13 @@
 import assert from "node:assert/strict";
-import { display, jupyter, keepOutputs, stopRunning, stopSignal } from "../../lib/notebook/kernel.ts";
+import { NibbleError } from "../../lib/errors.ts";
+import {
+  display,
+  jupyter,
+  keepOutputs,
+  shortStack,
+  stopRunning,
+  stopSignal,
+} from "../../lib/notebook/kernel.ts";
 
 Deno.test("outside Jupyter there is no kernel, and looking for it does not throw", () => {
   assert.equal(jupyter(), undefined);
@@ -73,4 +81,26 @@ Deno.test("a display is waited for, a big one longer", async () => {
   }
   assert.deepEqual(shown[0], [{ "text/plain": "x" }, { raw: true, display_id: "d", update: true }]);
   assert.deepEqual(waits, [25, 545]);
+});
+
+Deno.test("an error keeps its message, its remedy and the cell's lines, and leaves nibble's out", () => {
+  const at = (file: string | null, line: number, name: string | null) => ({
+    getFileName: () => file,
+    getFunctionName: () => name,
+    getLineNumber: () => line,
+  });
+  const error = new NibbleError("a/b", "It is not there", { where: "x.yaml", remedy: "Make it." });
+  const sites = [
+    at("/home/me/nibble/lib/hub/model.ts", 9, "find"),
+    at("file:///home/me/nibble/lib/api.ts", 8, null),
+    at("ext:core/mod.js", 7, "op"),
+    at("/home/me/mine.ts", 6, "helper"),
+    at("", 3, "f"),
+    at(null, 1, null),
+  ];
+  assert.equal(
+    shortStack(error, sites, "/home/me/nibble/"),
+    "NibbleError: It is not there\n  where: x.yaml\n  to do: Make it.\n    at /home/me/mine.ts:6, in helper\n" +
+      "    at line 3 of the cell, in f\n    at line 1 of the cell",
+  );
 });

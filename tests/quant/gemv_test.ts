@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import { openGpu } from "../../lib/gpu/mod.ts";
 import { tensor } from "../../lib/tensor/tensor.ts";
+import { vectorLanes } from "../../lib/tensor/ops/matmul_texture.ts";
+import { type GemvTiling, gemvTiling } from "../../lib/quant/gemv.ts";
 import { dequantizeOracle, gemvQuantized, quantize, toQuantState } from "../../lib/quant/mod.ts";
 import { normals } from "./helpers.ts";
 
@@ -30,15 +32,24 @@ Deno.test("vectors times 4-bit weights equal the dequantized product, for every 
         const xs = normals(m * k, k);
         using x = tensor(xs, [m, k]);
         const expected = product(xs, dequantizeOracle(await toQuantState(q)), m, n, k);
-        for (const [lanes, rows, size] of [[1, 8, 8], [16, 2, 64], [4, 1, 64], [64, 3, 64]] as const) {
-          using y = gemvQuantized(x, q, { lanes, rows, size });
+        const tilings: (GemvTiling | "texture")[] = [
+          { lanes: 1, rows: 8, size: 8 },
+          { lanes: 16, rows: 2, size: 64 },
+          { lanes: 64, rows: 3, size: 64 },
+        ];
+        // the adapter's own choice, and on llvmpipe also its other kernel
+        const own = gemvTiling(q);
+        if (vectorLanes(gpu) > 0) assert.equal(own === "texture", k % 32 === 0 && n * k >= 2 ** 14);
+        if (own === "texture" || vectorLanes(gpu) > 0 && k % 32 === 0) tilings.push("texture");
+        for (const tiling of tilings) {
+          using y = gemvQuantized(x, q, tiling);
           assert.deepEqual(y.shape, [m, n]);
           (await y.data()).forEach((v, i) => {
             // k roundings at most, and 4 more for the scale (Higham 2002, section 3.1)
             const bound = (k + 4) * 2 ** -24 * expected.magnitude[i]!;
             assert.ok(
               Math.abs(v - expected.y[i]!) <= bound,
-              `${quantType} [${n},${k}] m ${m} lanes ${lanes} at ${i}`,
+              `${quantType} [${n},${k}] m ${m} ${JSON.stringify(tiling)} at ${i}`,
             );
           });
         }

@@ -121,7 +121,6 @@ test("handbook: zephyr-7b-beta/sft/config_qlora.yaml in full", () => {
     "dataset_num_proc",
     "bf16",
     "gradient_checkpointing_kwargs",
-    "hub_strategy",
     "log_level",
     "overwrite_output_dir",
   ]);

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import type { NibbleError } from "../../lib/errors.ts";
-import { parseRecipe, readRecipe, recipeOf } from "../../lib/recipe/mod.ts";
+import { explainRecipe, parseRecipe, readRecipe, recipeOf, writeRecipe } from "../../lib/recipe/mod.ts";
 import { defaultSettings } from "../../lib/train/settings.ts";
 
 const HEAD = "model_name_or_path: a/b\ndataset_name: c/d\n";
@@ -161,23 +161,32 @@ Deno.test("read: data named on the command line replaces the file's, whatever th
 });
 
 Deno.test("read: keys without effect are told once, by reason", () => {
-  const { notices, ignored } = read("bf16: true\nhub_strategy: every_save\npush_to_hub: true\nlora_r: 8\n");
-  assert.deepEqual(ignored.map(({ key, origin }) => [key, origin.line]), [["bf16", 3], ["hub_strategy", 4]]);
+  const { notices, ignored } = read("bf16: true\nfp16: false\nhub_strategy: end\nlora_r: 8\n");
+  assert.deepEqual(ignored.map(({ key, origin }) => [key, origin.line]), [["bf16", 3], ["fp16", 4]]);
   const told = notices.filter((notice) => notice.startsWith("No effect here"));
   assert.equal(told.length, 3);
-  assert.ok(told.some((notice) => /hub_strategy, push_to_hub \(/.test(notice)), told.join("\n"));
+  assert.ok(told.some((notice) => /bf16, fp16 \(WebGPU/.test(notice)), told.join("\n"));
+  assert.ok(
+    told.some((notice) => /hub_strategy \(only with push_to_hub: true\)/.test(notice)),
+    told.join("\n"),
+  );
   assert.ok(told.some((notice) => /lora_r \(only with use_peft: true\)/.test(notice)), told.join("\n"));
 });
 
 Deno.test("read: a secret is never repeated", () => {
-  const recipe = read("hub_token: hf_secret\n");
-  assert.ok(!JSON.stringify([...recipe.notices, recipe.ignored, recipe.settings]).includes("hf_secret"));
+  const recipe = read("push_to_hub: true\nhub_token: hf_secret\n");
+  assert.equal(recipe.settings.hub_token, "hf_secret", "the upload needs it");
+  const shown = [...recipe.notices, ...recipe.ignored.map((k) => JSON.stringify(k))].join();
+  for (const text of [shown, explainRecipe(recipe), writeRecipe(recipe.settings)]) {
+    assert.ok(!text.includes("hf_secret"), text);
+  }
+  assert.match(explainRecipe(recipe), /hub_token +\(kept secret\)/);
 });
 
 Deno.test("read: what is not built is refused unless it is switched off", () => {
-  refuses(() => read("neftune_noise_alpha: 5\n"), "not-built", "neftune_noise_alpha", "my.yaml:3");
+  refuses(() => read("dataloader_drop_last: true\n"), "not-built", "dataloader_drop_last", "my.yaml:3");
   refuses(() => read("", "--load_in_8bit"), "not-built", "load_in_4bit");
-  for (const off of ["neftune_noise_alpha: null", "load_in_8bit: false", "label_smoothing_factor: 0.0"]) {
+  for (const off of ["dataloader_drop_last: false", "load_in_8bit: false", "label_smoothing_factor: 0.0"]) {
     read(off);
   }
 });

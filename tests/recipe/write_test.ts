@@ -86,6 +86,7 @@ Deno.test("write: reading it again gives the same settings, whatever they are", 
         ...changes,
         load_in_4bit: false,
         load_best_model_at_end: false,
+        hub_token: null,
       };
       all.lr_scheduler_type = "linear";
       all.ref_model = null;

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
-import { openGpu } from "../../lib/gpu/mod.ts";
+import { openGpu, rehearse } from "../../lib/gpu/mod.ts";
 import { empty, type Tensor, tensor } from "../../lib/tensor/tensor.ts";
 import { matmulInto, type MatmulKernel, type MatmulLayout } from "../../lib/tensor/ops/matmul_kernel.ts";
+import { vectorLanes } from "../../lib/tensor/ops/matmul_texture.ts";
 
 /** Deterministic numbers in [-1, 1). */
 function numbers(n: number, seed: number): Float32Array<ArrayBuffer> {
@@ -155,4 +156,43 @@ Deno.test("matmul: shapes that do not fit are refused", async () => {
   const x = empty([2, 3]), w = empty([4, 5]), y = empty([2, 4]);
   assert.throws(() => matmulInto({ layout: "nt", x, w, y }), /x \[2,3\], w \[4,5\]/);
   for (const t of [x, w, y]) t.dispose();
+});
+
+Deno.test("matmul: the textures of llvmpipe are the pool's, and a rehearsal counts them", async () => {
+  const gpu = await openGpu();
+  const work = () => {
+    for (
+      const [layout, M, dtype] of [["nt", 64, "f32"], ["nn", 64, "bf16"], ["tn", 96, "f32"], [
+        "nt",
+        1,
+        "f16",
+      ]] as const
+    ) {
+      const [x, w, y] = [
+        empty(layout === "tn" ? [64, M] : [M, 64]),
+        empty(layout === "nt" ? [1024, 64] : [64, 1024], dtype),
+        empty([M, 1024]),
+      ];
+      matmulInto({ layout, x, w, y, accumulate: layout === "tn" });
+      for (const t of [x, w, y]) t.dispose();
+    }
+  };
+  const before = gpu.pool.report().live.scratch;
+  gpu.pool.resetPeak();
+  const base = gpu.pool.report();
+  work();
+  const after = gpu.pool.report();
+  assert.equal(after.live.scratch, before, "all given back");
+  const held = after.atPeak.scratch - before;
+  // x and w of the widest product: [64, 1024] and y, each in rows of 2,048 texels, their number a power of two
+  if (vectorLanes(gpu) > 0) assert.ok(held >= 3 * 2048 * 16, `${held} bytes of textures`);
+  else assert.equal(held, 0);
+  const { memory } = await rehearse(gpu, Infinity, work);
+  assert.equal(memory.peakBytes, after.peakBytes - base.liveBytes);
+  assert.equal(memory.atPeak.scratch, held);
+  gpu.pool.trim();
+  assert.equal(gpu.pool.report().idleBytes, 0);
+  work(); // bind groups of destroyed textures are forgotten
+  await gpu.stream.fence();
+  gpu.check();
 });

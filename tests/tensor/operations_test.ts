@@ -111,15 +111,16 @@ gpuTest("sums and means", async () => {
 });
 
 gpuTest("rmsNorm at odd shapes", async () => {
-  for (const [rows, columns] of [[1, 1], [3, 7], [5, 93], [2, 172]] as const) {
+  for (const [rows, columns, plus] of [[1, 1, 0], [3, 7, 1], [5, 93, 0], [2, 172, 1]] as const) {
     await checkGradients(
-      `rmsNorm ${rows}x${columns}`,
+      `rmsNorm ${rows}x${columns}, weights ${plus} + w`,
       [{ name: "x", shape: [rows, columns] }, { name: "w", shape: [columns] }],
-      (x, w) => rmsNorm(x, w, 1e-5),
+      (x, w) => rmsNorm(x, w, 1e-5, plus),
       (x, w) =>
         x.map((v, i) => {
           const row = x.subarray(Math.floor(i / columns) * columns, (Math.floor(i / columns) + 1) * columns);
-          return v / Math.sqrt(row.reduce((a, b) => a + b * b, 0) / columns + 1e-5) * w[i % columns]!;
+          return v / Math.sqrt(row.reduce((a, b) => a + b * b, 0) / columns + 1e-5) *
+            (plus + w[i % columns]!);
         }),
       tol(columns),
     );

@@ -4,7 +4,6 @@ import {
   createTokenizer,
   encodeChat,
   encodeChatPrompt,
-  encodePreference,
   encodePromptCompletion,
   encodeText,
   type Message,
@@ -284,21 +283,4 @@ Deno.test("encodePromptCompletion: texts and messages, completion and stop train
     code: "text/mixed-pair",
     where: "row 5",
   });
-});
-
-Deno.test("encodePreference: a shared prompt, shortened from its start, BOS kept", () => {
-  const tok = tokenizer("llama3", GOLDEN.templates.llama3);
-  const [prompt, chosen, rejected] = [chat("Define: LAWYER"), chat("", "good")[1], chat("", "worse")[1]];
-  const row = { prompt, chosen: [chosen], rejected: [rejected] };
-  const full = encodePreference(tok, row, { row: 2 });
-  const start = full.chosen.trained.indexOf(true);
-  assert.deepEqual(full.chosen.ids.slice(0, start), full.rejected.ids.slice(0, start));
-  assert.deepEqual(trainedRuns(tok, full.chosen), ["good<|eot_id|>"]);
-  assert.deepEqual(trainedRuns(tok, full.rejected), ["worse<|eot_id|>"]);
-
-  const short = encodePreference(tok, row, { row: 2, maxPromptLength: 6 });
-  assert.deepEqual(short.chosen.ids.slice(0, 6), [tok.bosId, ...full.chosen.ids.slice(start - 5, start)]);
-  assert.deepEqual(trainedRuns(tok, short.rejected), ["worse<|eot_id|>"]);
-  const cut = encodePreference(tok, row, { row: 2, maxPromptLength: 6, maxLength: 7 });
-  assert.deepEqual([cut.chosen.ids.length, cut.chosen.answerCut], [7, true]);
 });

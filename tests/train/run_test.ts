@@ -11,7 +11,8 @@ import { evaluate } from "../../lib/train/loop.ts";
 import { sft } from "../../lib/train/objectives/sft.ts";
 import { openBase } from "../../lib/train/model_setup.ts";
 import { planMemory } from "../../lib/train/plan.ts";
-import { evalBatches, loadRows, prepareText, trainingOrder } from "../../lib/train/prepare.ts";
+import { evalBatches, loadRows, trainingOrder } from "../../lib/train/prepare.ts";
+import { prepareText } from "../../lib/train/prepare_text.ts";
 import type { TrainSettings } from "../../lib/train/settings.ts";
 import { gpuTest } from "../gpu_helper.ts";
 import { bytesOf, dataFolder, quietTrain, rowsOf, sweep, tinySettings, warmDevice } from "./run_helper.ts";
@@ -68,7 +69,7 @@ gpuTest("a LoRA run learns and leaves a complete folder, whose adapter has the e
       "adapter_config.json",
       "adapter_model.safetensors",
       "chat_template.jinja",
-      "checkpoint-6",
+      "checkpoint-8",
       "eval_results.json",
       "logs.jsonl",
       "loss_curve.svg",
@@ -81,7 +82,7 @@ gpuTest("a LoRA run learns and leaves a complete folder, whose adapter has the e
     ]
   ) assert.ok(names.includes(file), `${file} is missing among ${names}`);
   assert.ok(!names.some((n) => n.endsWith(".tmp")), "nothing half-written");
-  assert.ok(!names.includes("checkpoint-3"), "save_total_limit removes the older checkpoint");
+  assert.ok(!names.includes("checkpoint-6"), "save_total_limit removes the older checkpoints");
   const read = (name: string) => JSON.parse(Deno.readTextFileSync(join(s.output_dir, name)));
   assert.equal(read("eval_results.json").eval_loss, r.after!.eval_loss);
   assert.equal(read("trainer_state.json").global_step, 8);

@@ -111,11 +111,12 @@ Deno.test("settings: what has no effect, and why", () => {
   assert.match(noEffect("dataset_config", base)!, /dataset_name/);
   assert.match(noEffect("adam_beta2", { ...base, optim: "sgd" })!, /sgd/);
   assert.equal(noEffect("adam_beta2", { ...base, optim: "paged_adamw_8bit" }), undefined);
-  assert.match(noEffect("push_to_hub", base)!, /nothing is uploaded/);
+  assert.match(noEffect("hub_strategy", base)!, /push_to_hub: true/);
+  assert.match(noEffect("wandb_project", base)!, /report_to: wandb/);
   assert.equal(noEffect("report_to", { ...base, report_to: ["tensorboard"] }), undefined);
   assert.match(
-    noEffect("report_to", { ...base, report_to: ["tensorboard", "wandb"] })!,
-    /^wandb is not told/,
+    noEffect("report_to", { ...base, report_to: ["tensorboard", "comet_ml"] })!,
+    /^comet_ml is not told/,
   );
 });
 

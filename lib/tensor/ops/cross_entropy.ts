@@ -42,20 +42,7 @@ export interface HeadResult {
  * @param labels `[rows]` on the host, -100 ignored
  */
 export function linearCrossEntropy(x: Tensor, w: Tensor, labels: Int32Array): HeadResult {
-  const index: number[] = [];
-  labels.forEach((label, i) => {
-    if (label === IGNORED) return;
-    if (label < 0 || label >= w.rows) {
-      throw new NibbleError(
-        "tensor/label",
-        `Label ${label} at row ${i} is outside the vocabulary of ${w.rows}`,
-      );
-    }
-    index.push(i);
-  });
-  if (index.length === 0) {
-    throw new NibbleError("tensor/no-labels", "Every label of the batch is -100: nothing to learn");
-  }
+  const index = labelledRows(labels, w.rows);
   const kept = index.length === x.rows ? x : gatherRows(x, Uint32Array.from(index));
   const picked = tensor(Uint32Array.from(index, (i) => labels[i]!), [index.length]);
   const stats = empty([index.length, 2]);
@@ -63,17 +50,8 @@ export function linearCrossEntropy(x: Tensor, w: Tensor, labels: Int32Array): He
   const wantW = recording() && w.requiresGrad;
   const dx = wantX ? empty(kept.shape) : undefined;
   const dw = wantW ? w.grad ?? zeros(w.shape) : undefined;
-  // multiples of 64 rows start on a multiple of 256 bytes, as bindings must
-  const rows = Math.max(64, Math.floor(Math.min(CHUNK_BYTES, gpu().maxBinding) / (4 * w.rows) / 64) * 64);
-  for (let first = 0; first < index.length; first += rows) {
-    scope(() => chunk(first, Math.min(index.length, first + rows)));
-  }
-
-  function chunk(first: number, last: number): void {
-    const part = rowsOf(kept, first, last);
-    const logits = empty([last - first, w.rows], "f32", "scratch");
-    matmulInto({ layout: "nt", x: part, w, y: logits });
-    const write = dx || dw ? 1 : 0;
+  const write = dx || dw ? 1 : 0;
+  headChunks(kept, w, (logits, first, last) => {
     gpu().kernels.launch(kernel, {
       consts: { LANES: rowLanes() },
       params: { rows: last - first, vocabulary: w.rows, first, write, scale: 1 },
@@ -81,15 +59,57 @@ export function linearCrossEntropy(x: Tensor, w: Tensor, labels: Int32Array): He
       groups: [last - first],
     });
     if (dx) matmulInto({ layout: "nn", x: logits, w, y: rowsOf(dx, first, last) });
-    if (dw) productInto("tn", logits, part, dw);
-  }
+    if (dw) productInto("tn", logits, rowsOf(kept, first, last), dw);
+  });
 
   const total = columnSum(stats).view([1, 2]);
   record("linearCrossEntropy", total, [kept, w], () => [dx?.view(dx.shape), dw === w.grad ? undefined : dw]);
   return { stats: total, count: index.length };
 }
 
-function rowsOf(x: Tensor, first: number, last: number): Tensor {
+/**
+ * Rows that have a label, in ascending order.
+ *
+ * @throws NibbleError `tensor/label` for a label outside the vocabulary, `tensor/no-labels` when there is none
+ */
+export function labelledRows(labels: Int32Array, vocabulary: number): number[] {
+  const index: number[] = [];
+  labels.forEach((label, i) => {
+    if (label === IGNORED) return;
+    if (label < 0 || label >= vocabulary) {
+      throw new NibbleError(
+        "tensor/label",
+        `Label ${label} at row ${i} is outside the vocabulary of ${vocabulary}`,
+      );
+    }
+    index.push(i);
+  });
+  if (index.length === 0) {
+    throw new NibbleError("tensor/no-labels", "Every label of the batch is -100: nothing to learn");
+  }
+  return index;
+}
+
+/** Calls `use` with the logits `x wᵀ` of rows `[first, last)`, chunk after chunk, each gone before the next. */
+export function headChunks(
+  x: Tensor,
+  w: Tensor,
+  use: (logits: Tensor, first: number, last: number) => void,
+): void {
+  // multiples of 64 rows start on a multiple of 256 bytes, as bindings must
+  const rows = Math.max(64, Math.floor(Math.min(CHUNK_BYTES, gpu().maxBinding) / (4 * w.rows) / 64) * 64);
+  for (let first = 0; first < x.rows; first += rows) {
+    scope(() => {
+      const last = Math.min(x.rows, first + rows);
+      const logits = empty([last - first, w.rows], "f32", "scratch");
+      matmulInto({ layout: "nt", x: rowsOf(x, first, last), w, y: logits });
+      use(logits, first, last);
+    });
+  }
+}
+
+/** Rows `[first, last)` over the same bytes. */
+export function rowsOf(x: Tensor, first: number, last: number): Tensor {
   if (first === 0 && last === x.rows) return x.view(x.shape);
   return x.slice(first, last);
 }

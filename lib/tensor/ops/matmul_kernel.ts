@@ -2,12 +2,13 @@
  * Matrix products on the device, in the three layouts that a linear layer needs: no recording, no shapes but 2-D.
  * @module
  */
-import { type BufferRange, defineKernel, gpu } from "../../gpu/mod.ts";
+import { type BufferRange, defineKernel, gpu, type GpuTexture } from "../../gpu/mod.ts";
 import strided from "../../../wgsl/matmul_strided.wgsl" with { type: "text" };
 import tiled from "../../../wgsl/matmul_tile.wgsl" with { type: "text" };
 import { rowRanges } from "../grid.ts";
 import { BYTES, shapeError, type Tensor } from "../tensor.ts";
-import { fitsTexels, launchTexture, vectorLanes } from "./matmul_texture.ts";
+import { fitsQuads, isGemv, launchGemv, launchGemvTexture } from "./gemv.ts";
+import { fitsTexels, launchTexture, TEXTURE_BYTES, toTexture, vectorLanes } from "./matmul_texture.ts";
 import { type StorageKind, storageKind } from "./storage.ts";
 
 const stridedKernel = defineKernel("matmul_strided", strided);
@@ -34,7 +35,7 @@ export interface MatmulOptions {
 }
 
 /** The kernels, `wgsl/matmul_*.wgsl`; see {@link chooseMatmul}. */
-export type MatmulKernel = "strided" | "tile32" | "tile64" | "texture";
+export type MatmulKernel = "strided" | "tile32" | "tile64" | "texture" | "gemv" | "gemv_texture";
 
 /** A part of a product whose operands fit one binding each. */
 export interface Piece {
@@ -76,24 +77,31 @@ export interface Piece {
 export function matmulInto(options: MatmulOptions): void {
   const target = gpu(), lanes = vectorLanes(target);
   const limit = lanes > 0 ? TEXTURE_BYTES : Infinity;
-  let last: Piece | undefined;
+  // pieces that share x follow each other, and so its texture
+  let held: { offset: number | undefined; x: GpuTexture } | undefined;
   for (const piece of pieces(options, limit)) {
     const kernel = options.kernel ?? chooseMatmul(piece, lanes);
-    if (kernel === "texture") {
-      launchTexture(piece, last?.x.offset !== piece.x.offset);
-      last = piece;
-    } else launchStrided(piece, kernel);
+    if (kernel === "gemv") launchGemv(piece);
+    else if (kernel !== "texture" && kernel !== "gemv_texture") launchStrided(piece, kernel);
+    else {
+      if (!held || held.offset !== piece.x.offset) {
+        if (held) target.pool.release(held.x);
+        held = { offset: piece.x.offset, x: toTexture(piece.x, "rgba32float") };
+      }
+      if (kernel === "texture") launchTexture(piece, held.x);
+      else launchGemvTexture(piece, held.x);
+    }
   }
+  if (held) target.pool.release(held.x);
 }
-
-/** Largest part of an operand that goes through a texture at a time. */
-const TEXTURE_BYTES = 16 * 2 ** 20;
 
 /**
  * The kernel for a product, by shape and adapter alone, so that the same run takes the same kernels:
  *
  * | kernel | where | tile of y |
  * | --- | --- | --- |
+ * | `gemv_texture` | `nt` with up to 4 rows of x and rows of w in whole quads, where otherwise `texture` | all rows x 64 |
+ * | `gemv` | the same, where otherwise any other | all rows x 8 (a lane) |
  * | `texture` | llvmpipe with working subgroups, rows that begin on whole texels, from 2^16 products on | 8, 16 or 32 x 32 |
  * | `tile64` | elsewhere, when such tiles make 64 workgroups or more | 64 x 64 |
  * | `tile32` | elsewhere, from 16 rows and columns on | 32 x 32 |
@@ -103,7 +111,10 @@ const TEXTURE_BYTES = 16 * 2 ** 20;
  */
 export function chooseMatmul(piece: Piece, lanes: number): MatmulKernel {
   const { M, N, K } = piece;
-  if (lanes > 0) return fitsTexels(piece) && M * N * K >= 2 ** 16 ? "texture" : "strided";
+  const few = isGemv(piece) && fitsQuads(piece);
+  if (lanes > 0 && fitsTexels(piece) && M * N * K >= 2 ** 16) return few ? "gemv_texture" : "texture";
+  if (few) return "gemv";
+  if (lanes > 0) return "strided";
   if (Math.ceil(M / 64) * Math.ceil(N / 64) >= 64) return "tile64";
   return Math.min(M, N) >= 16 ? "tile32" : "strided";
 }

@@ -6,8 +6,8 @@
 
 /** Reason to the keys it covers, apart by spaces. */
 const REASONS: Readonly<Record<string, string>> = {
-  "results stay in output_dir; nothing is uploaded": `hub_strategy hub_token hub_private_repo hub_always_push
-    hub_revision hub_model_revision push_to_hub_model_id push_to_hub_organization push_to_hub_token`,
+  "uploads follow each other and none is skipped": "hub_always_push",
+  "the repository's full name goes into hub_model_id": "push_to_hub_organization",
   "there is one device here": `ddp_timeout ddp_backend ddp_find_unused_parameters ddp_bucket_cap_mb
     ddp_broadcast_buffers deepspeed fsdp fsdp_config fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap
     accelerator_config parallelism_config local_rank tpu_num_cores tpu_metrics_debug mp_parameters _n_gpu
@@ -33,12 +33,12 @@ const REASONS: Readonly<Record<string, string>> = {
     "padding_free pad_to_multiple_of",
   "rows are put into a new order every epoch": "shuffle_dataset group_by_length length_column_name",
   "the log is always written to the terminal and to output_dir": `log_level logging_dir logging_nan_inf_filter
-    disable_tqdm project trackio_space_id wandb_entity wandb_project wandb_run_group
+    disable_tqdm project trackio_space_id
     include_tokens_per_second include_num_input_tokens_seen skip_memory_metrics`,
   "a run goes on from the newest checkpoint in output_dir; resume_from_checkpoint: false starts afresh":
     "overwrite_output_dir",
   "training is what this command does": "do_train do_predict",
-  "checkpoints are safetensors and always whole": `save_safetensors save_only_model
+  "checkpoints are safetensors, and hold all that going on needs": `save_safetensors
     restore_callback_states_from_checkpoint ignore_data_skip`,
   "evaluation returns loss and token counts":
     `prediction_loss_only include_inputs_for_metrics include_for_metrics
@@ -73,11 +73,9 @@ export interface UnbuiltKey {
 export const UNBUILT_KEYS: ReadonlyMap<string, UnbuiltKey> = new Map(
   ([
     ["load_in_8bit", false, "a base in 8 bits; load_in_4bit is there"],
-    ["dataset_streaming", false, "streaming of rows; they are read before training"],
     ["dataloader_drop_last", false, "dropping the last batch of an epoch"],
     ["eval_delay", 0, "a delay of the first evaluation"],
     ["label_smoothing_factor", 0, "label smoothing of text"],
-    ["neftune_noise_alpha", null, "noise on the embeddings (NEFTune)"],
     ["optim_target_modules", null, "optimizers for chosen modules (GaLore)"],
     ["adafactor", false, "Adafactor"],
     ["lora_target_parameters", null, "adapters on bare parameters"],

@@ -3,8 +3,8 @@
  * @module
  */
 
-/** What a run trains: supervised, preference pairs, odds-ratio preference, or plain text. */
-export type Task = "sft" | "dpo" | "orpo" | "cpt";
+/** What a run trains: answers, preference pairs against a reference or by odds ratio, judged answers, plain text. */
+export type Task = "sft" | "dpo" | "orpo" | "kto" | "cpt";
 
 /** Whose script a recipe was written for: it decides a few defaults. */
 export type Dialect = "main" | "legacy";

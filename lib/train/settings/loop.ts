@@ -1,5 +1,5 @@
 /**
- * Settings of the training loop: optimizer, schedule, batches, evaluation, checkpoints, output.
+ * Settings of the training loop: optimizer, schedule, batches, evaluation, checkpoints, output, upload.
  * @module
  */
 import type { Setting } from "./kinds.ts";
@@ -7,7 +7,8 @@ import type { Setting } from "./kinds.ts";
 // deno-fmt-ignore
 /** Optimizer and schedule. */
 export const OPTIMIZER = {
-  learning_rate: { type: "float", default: 2e-5, from: "TRL 0.19", byTask: { dpo: 1e-6, orpo: 1e-6 }, min: 0,
+  learning_rate: { type: "float", default: 2e-5, from: "TRL 0.19", 
+    byTask: { dpo: 1e-6, orpo: 1e-6, kto: 1e-6 }, min: 0,
     doc: "Peak learning rate." },
   lr_scheduler_type: { type: "choice", default: "linear", from: "Trainer 4.57",
     choices: ["linear", "cosine", "cosine_with_restarts", "cosine_with_min_lr", "polynomial", "constant",
@@ -47,6 +48,8 @@ export const LOOP = {
     doc: "Passes summed before the optimizer steps." },
   gradient_checkpointing: { type: "bool", default: false, from: "Trainer 4.57",
     doc: "Keep only each layer's input and compute the layer again going backward: less memory, more time." },
+  neftune_noise_alpha: { type: "float?", default: null, from: "Trainer 4.57", above: 0,
+    doc: "NEFTune: uniform noise of alpha / sqrt(T * C) on the embedded tokens while training; 5 to 15 is usual." },
   num_train_epochs: { type: "float", default: 3, from: "Trainer 4.57", above: 0,
     doc: "Passes over the training rows." },
   max_steps: { type: "int", default: -1, from: "Trainer 4.57", min: -1,
@@ -82,34 +85,56 @@ export const OUTPUT = {
     doc: "Steps between checkpoints; below 1 a share of the run." },
   save_total_limit: { type: "int?", default: null, from: "Trainer 4.57", min: 1,
     doc: "Checkpoints to keep; older ones are removed." },
+  save_only_model: { type: "bool", default: false, from: "Trainer 4.57",
+    doc: "Write no optimizer state: smaller checkpoints, from which training cannot go on." },
   load_best_model_at_end: { type: "bool", default: false, from: "Trainer 4.57",
-    unbuilt: "a return to the best checkpoint",
-    doc: "Return to the checkpoint with the best evaluation at the end." },
+    doc: "Return to the checkpoint with the best evaluation at the end; save and evaluate at the same steps." },
   metric_for_best_model: { type: "string?", default: null, from: "Trainer 4.57",
-    needs: "load_best_model_at_end", doc: "Metric that decides which is best; null: the evaluation loss." },
-  greater_is_better: { type: "bool?", default: null, from: "Trainer 4.57", needs: "load_best_model_at_end",
-    doc: "Whether that metric should rise; null: false for a loss." },
+    doc: "Metric that decides which checkpoint is best, with or without eval_; null: the evaluation loss." },
+  greater_is_better: { type: "bool?", default: null, from: "Trainer 4.57",
+    doc: "Whether that metric should rise; null: unless its name ends in loss." },
   output_dir: { type: "string", default: "trainer_output", from: "Trainer 4.57",
     doc: "Folder for checkpoints and the trained model." },
   resume_from_checkpoint: { type: "string?", default: null, from: "Trainer 4.57",
     doc: "A checkpoint's folder, true: newest in output_dir, false: start afresh; null: newest if any." },
   run_name: { type: "string?", default: null, from: "Trainer 4.57",
-    doc: "Name of the run in its records." },
+    doc: "Name of the run in its records; null: the last part of output_dir." },
   report_to: { type: "list", default: [], from: "nibble",
-    doc: "TensorBoard files go to output_dir/runs, unless none is named. Other services are not told." },
+    doc: "tensorboard: event files in output_dir/runs, written unless none is named; wandb: an offline run in " +
+      "output_dir/wandb for `wandb sync`; all: both. Nothing leaves this machine." },
+  wandb_project: { type: "string?", default: null, from: "handbook", doc: "Project of the Weights & Biases run." },
+  wandb_entity: { type: "string?", default: null, from: "handbook", doc: "Account or team that it belongs to." },
+  wandb_run_group: { type: "string?", default: null, from: "handbook", doc: "Group that it is listed under." },
+} as const satisfies Record<string, Setting>;
+
+// deno-fmt-ignore
+/** Upload to the Hub. */
+export const HUB = {
   push_to_hub: { type: "bool", default: false, from: "Trainer 4.57",
-    noEffect: "results stay in output_dir; nothing is uploaded",
-    doc: "Upload the result." },
-  hub_model_id: { type: "string?", default: null, from: "Trainer 4.57",
-    noEffect: "results stay in output_dir; nothing is uploaded",
-    doc: "Name of the upload." },
+    doc: "Upload the result to the Hub at HF_ENDPOINT; the repository is made before training." },
+  hub_model_id: { type: "string?", default: null, from: "Trainer 4.57", needs: "push_to_hub",
+    doc: "Repository, as name or owner/name; null: the last part of output_dir, under the token's own name." },
+  hub_strategy: { type: "choice", default: "every_save", from: "Trainer 4.57", needs: "push_to_hub",
+    choices: ["end", "every_save", "checkpoint", "all_checkpoints"],
+    doc: "When to upload: at the end; the model at every save too; also the newest checkpoint, as " +
+      "last-checkpoint; or every checkpoint." },
+  hub_revision: { type: "string?", default: null, from: "Trainer 4.57", needs: "push_to_hub",
+    doc: "Branch to upload to, made where it is missing; null: main." },
+  hub_private_repo: { type: "bool?", default: null, from: "Trainer 4.57", needs: "push_to_hub",
+    doc: "Whether a new repository is private; null: as its owner's settings say." },
+  hub_token: { type: "string?", default: null, from: "Trainer 4.57", needs: "push_to_hub", secret: true,
+    doc: "Access token for the upload; null: HF_TOKEN, else the stored login." },
 } as const satisfies Record<string, Setting>;
 
 // deno-fmt-ignore
 /** nibble's own. */
 export const NIBBLE = {
-  nibble_task: { type: "choice?", default: null, from: "nibble", choices: ["sft", "dpo", "orpo", "cpt"],
-    doc: "What to train; null: by the recipe's folder (sft/, dpo/, orpo/, cpt/), then by its keys." },
+  nibble_task: { type: "choice?", default: null, from: "nibble", 
+    choices: ["sft", "dpo", "orpo", "kto", "cpt"],
+    doc: "What to train; null: by the recipe's folder (sft/, dpo/, orpo/, kto/, cpt/), then by its keys." },
+  nibble_random_weights: { type: "bool", default: false, from: "nibble",
+    doc: "Play the model: its shapes with generated weights, and stand-ins for tokenizer and data where those are " +
+      "out of reach. For plans and measurements; what is trained is of no use." },
   nibble_sample_prompts: { type: "list", default: [], from: "nibble",
     doc: "Prompts answered before and after training, to see what changed." },
   nibble_sample_max_new_tokens: { type: "int", default: 48, from: "nibble", min: 1,

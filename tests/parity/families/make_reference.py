@@ -31,6 +31,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 HERE = pathlib.Path(__file__).parent
 R, ALPHA, B, T, PROMPT, NEW = 4, 8, 2, 19, 6, 20
@@ -42,6 +43,9 @@ transformers.utils.logging.set_verbosity_error()
 BASE = dict(vocab_size=67, hidden_size=32, intermediate_size=44, num_hidden_layers=2, num_attention_heads=4,
             num_key_value_heads=2, max_position_embeddings=64, bos_token_id=1, eos_token_id=None, pad_token_id=None)
 LLAMA = dict(BASE, model_type="llama", rms_norm_eps=1e-5, tie_word_embeddings=False, rope_theta=100.0)
+
+
+MIXTRAL = dict(LLAMA, model_type="mixtral", num_local_experts=4, num_experts_per_tok=2, sliding_window=None)
 
 
 def rope(**scaling):
@@ -70,7 +74,8 @@ CASES = {
     "phi3_longrope": dict(LLAMA, model_type="phi3", original_max_position_embeddings=12,
                           rope_scaling=dict(type="longrope", short_factor=[1.0, 1.1, 1.3, 1.5],
                                             long_factor=[1.0, 2.0, 3.0, 5.0])),
-    "mixtral": dict(LLAMA, model_type="mixtral", num_local_experts=4, num_experts_per_tok=2, sliding_window=None),
+    "mixtral": MIXTRAL,
+    "mixtral_balanced": dict(MIXTRAL, output_router_logits=True, router_aux_loss_coef=0.2),
 }
 
 
@@ -228,9 +233,14 @@ def probe(name, g):
     return [g.norm().item(), (g * v).sum().item()]
 
 
-def summed_loss(logits, ids):
-    return torch.nn.functional.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]), ids[:, 1:].reshape(-1),
-                                             reduction="sum")
+def summed_loss(out, ids, config):
+    """Summed over tokens; a mixture's load-balancing loss, a mean, times their number."""
+    logits, labels = out.logits, ids[:, 1:].reshape(-1)
+    loss = torch.nn.functional.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]), labels, reduction="sum")
+    if getattr(config, "output_router_logits", False):
+        aux = load_balancing_loss_func(out.router_logits, config.num_local_experts, config.num_experts_per_tok)
+        loss = loss + config.router_aux_loss_coef * len(labels) * aux
+    return loss
 
 
 def greedy(model, prompt):
@@ -272,8 +282,9 @@ def run(name, case, ids, folder, tensors):
     if len(set(continued)) < 8 or margin < 0.01 or expert_margin(model, ids) < 0.001:
         return None
     model = exact(folder)
-    logits = model(input_ids=ids).logits
-    summed_loss(logits, ids).backward()
+    out = model(input_ids=ids)
+    logits, loss = out.logits, summed_loss(out, ids, model.config)
+    loss.backward()
     full = {n: probe(n, g) for n, g in full_gradients(model, case).items()}
     if case["model_type"] != "mixtral":
         assert full.keys() == shapes.keys()
@@ -285,8 +296,9 @@ def run(name, case, ids, folder, tensors):
         model, gradients = with_adapter(load(folder))
     model.double().eval()
     exact_norms(model)
-    adapted = model(input_ids=ids).logits
-    summed_loss(adapted, ids).backward()
+    out = model(input_ids=ids)
+    adapted = out.logits
+    summed_loss(out, ids, model.config).backward()
     tensors[f"{name}.logits"] = logits.detach().float()
     tensors[f"{name}.adapted"] = adapted[:, -1].detach().float().contiguous()
     for n, g in gradients().items():
@@ -294,7 +306,7 @@ def run(name, case, ids, folder, tensors):
     saved = json.loads((folder / "config.json").read_text())
     saved.pop("transformers_version")
     return dict(config=case, saved=saved, seed=seed, checkpoint=shapes, greedy=continued, margin=margin,
-                deviation=deviation, full=full)
+                deviation=deviation, loss=loss.item(), full=full)
 
 
 def main():

@@ -1,6 +1,6 @@
 """PEFT on PyTorch over the batches that `stories.ts --dump=batches.json` wrote.
 
-    venv/bin/python bench/stories/peft.py ../shared/models/stories260k batches.json
+    venv/bin/python bench/stories/reference.py ../shared/models/stories260k batches.json
 
 The same tokens in the same order, the same initial adapters, AdamW and schedule of Transformers, float32.
 """

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { editDistance, nearest } from "../../lib/recipe/nearest.ts";
+import { editDistance, nearest } from "../lib/nearest.ts";
 
 Deno.test("edit distance: known values", () => {
   assert.equal(editDistance("", "abc"), 3);

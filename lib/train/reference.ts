@@ -1,0 +1,158 @@
+/**
+ * The reference of preference training: its log-probabilities of all rows, made once before the first step and kept
+ * on disk, so that training holds one model and runs one forward pass a step.
+ * @module
+ */
+import { createHash } from "node:crypto";
+import { join } from "@std/path";
+import { NibbleError } from "../errors.ts";
+import { openSafetensors, writeSafetensors } from "../formats/mod.ts";
+import { gpu } from "../gpu/mod.ts";
+import { nibbleCache } from "../hub/mod.ts";
+import type { Adapter } from "../lora/lora.ts";
+import type { Model } from "../model/model.ts";
+import { noGrad } from "../tensor/tape.ts";
+import { keep, scope, type Tensor } from "../tensor/tensor.ts";
+import type { ReferenceObjective } from "./objectives/preference_loss.ts";
+import { evalItems, type Prepared } from "./prepare.ts";
+import type { Reporter } from "./progress.ts";
+import type { TrainSettings } from "./settings.ts";
+
+/** Everything that scoring needs. */
+export interface ReferenceRun {
+  objective: ReferenceObjective;
+  /** As it is before training; with an adapter, the model without it is the reference. */
+  model: Model;
+  adapter: Adapter | undefined;
+  /** Fingerprint of the base's content, merged adapters included. */
+  hash: string;
+  /** The sides to score, which have `scored`. */
+  sides: readonly Prepared[];
+  reporter: Reporter;
+  signal?: AbortSignal | undefined;
+  /** Folder of the scores on disk. */
+  cache?: string;
+}
+
+/** Batches whose scores are read back together. */
+const READ_EVERY = 64;
+
+/**
+ * Fills in the scores of every side: from the disk where the same model has scored the same tokens on the same
+ * adapter before, else by one pass over them, without dropout.
+ *
+ * @throws NibbleError `train/stopped` when the signal comes during the pass, `train/nan-reference`
+ */
+export async function scoreReference(s: TrainSettings, run: ReferenceRun): Promise<void> {
+  const folder = run.cache ?? join(nibbleCache(), "reference");
+  for (const side of run.sides) {
+    const { scores, sequences } = side.scored!;
+    const all = sequences();
+    const path = join(folder, `${contentKey(s, run, all)}.safetensors`);
+    const stored = readScores(path, all.length);
+    const started = performance.now();
+    scores.values = stored ?? await score(s, run, side);
+    if (stored) {
+      run.reporter.note(`reference   ${all.length} sequences scored by an earlier run, in ${path}`);
+      continue;
+    }
+    Deno.mkdirSync(folder, { recursive: true });
+    writeSafetensors(path, [{ name: "logps", dtype: "F32", shape: [all.length], data: scores.values }]);
+    const seconds = (performance.now() - started) / 1000;
+    run.reporter.note(
+      `reference   ${all.length} sequences scored in ${seconds.toFixed(1)} s, kept in ${path}`,
+    );
+  }
+}
+
+/** One pass over a side. */
+async function score(
+  s: TrainSettings,
+  run: ReferenceRun,
+  side: Prepared,
+): Promise<Float32Array<ArrayBuffer>> {
+  const { objective, model, adapter, reporter, signal } = run;
+  const { perItem } = side.scored!.scores;
+  const values = new Float32Array(perItem * side.lengths.length);
+  const batches = evalItems(side, s);
+  let waiting: { items: readonly number[]; sums: Tensor[] }[] = [];
+  const readBack = async () => {
+    const tensors = waiting.flatMap(({ sums }) => sums);
+    const read = await gpu().stream.read(
+      tensors.map((t) => ({ buffer: t.buffer, offset: t.offset, bytes: t.bytes })),
+    );
+    for (const { items, sums } of waiting) {
+      const rows = read.splice(0, sums.length).flatMap((bytes) => [...new Float32Array(bytes)]);
+      items.forEach((item, i) => {
+        for (let k = 0; k < perItem; k++) values[perItem * item + k] = rows[2 * (k * items.length + i)]!;
+      });
+    }
+    tensors.forEach((t) => t.dispose());
+    waiting = [];
+  };
+  const enabled = adapter?.enabled;
+  if (adapter) adapter.enabled = false;
+  try {
+    for (const [i, items] of batches.entries()) {
+      if (signal?.aborted) {
+        throw new NibbleError(
+          "train/stopped",
+          "Stopped while the reference was scored; nothing is trained yet",
+        );
+      }
+      const sums = noGrad(() => scope(() => objective.score(model, side.batch(items))));
+      waiting.push({ items, sums: sums.map((t) => keep(t)) });
+      await gpu().stream.fence();
+      if (waiting.length === READ_EVERY) await readBack();
+      reporter.step({ step: i + 1, maxSteps: batches.length });
+      await new Promise((resolve) => setTimeout(resolve, 0)); // signals arrive here
+    }
+    if (waiting.length > 0) await readBack();
+  } finally {
+    if (adapter) adapter.enabled = enabled!;
+    for (const { sums } of waiting) sums.forEach((t) => t.dispose());
+  }
+  if (!values.every(Number.isFinite)) {
+    throw new NibbleError(
+      "train/nan-reference",
+      "The reference gives log-probabilities that are not finite",
+      {
+        where: run.model.path,
+        remedy: "The model is damaged, or its numbers overflow: look at its answers with deno task chat.",
+      },
+    );
+  }
+  return values;
+}
+
+/** Everything that the scores depend on: base, quantization, adapter string of the device, tokens and targets. */
+function contentKey(
+  s: TrainSettings,
+  run: ReferenceRun,
+  all: readonly { ids: number[]; trained: boolean[] }[],
+): string {
+  const hash = createHash("sha256");
+  const quantization = s.load_in_4bit
+    ? [s.bnb_4bit_quant_type, s.bnb_4bit_blocksize, s.use_bnb_nested_quant]
+    : null;
+  const fresh = s.nibble_model_config ? [s.nibble_model_config, s.seed] : null;
+  hash.update(JSON.stringify([1, run.hash, fresh, quantization, s.torch_dtype, gpu().name]));
+  for (const { ids, trained } of all) {
+    hash.update(Uint32Array.from([ids.length, ...ids, trained.indexOf(true)]));
+  }
+  return hash.digest("hex");
+}
+
+function readScores(path: string, count: number): Float32Array<ArrayBuffer> | undefined {
+  try {
+    const source = openSafetensors(path);
+    try {
+      const values = source.readF32("logps");
+      return values.length === count ? values : undefined;
+    } finally {
+      source.close();
+    }
+  } catch {
+    return undefined; // not there, or damaged: scored again
+  }
+}

@@ -1,0 +1,65 @@
+/** The commands as a user types them, each in a process of its own. */
+import assert from "node:assert/strict";
+import { fromFileUrl } from "@std/path";
+
+const ROOT = fromFileUrl(new URL("../..", import.meta.url));
+const TINY = "assets/models/tiny";
+
+async function command(...args: string[]): Promise<{ code: number; out: string; err: string }> {
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--no-check", ...args],
+    cwd: ROOT,
+    stdin: "null",
+    env: { NO_COLOR: "1" },
+  }).output();
+  const text = new TextDecoder();
+  return { code, out: text.decode(stdout), err: text.decode(stderr) };
+}
+
+Deno.test("plan: the table of a recipe, by kind, with the largest binding", async () => {
+  const { code, out, err } = await command(
+    "tools/plan.ts",
+    "recipes/quickstart/config.yaml",
+    "--max_steps=3",
+  );
+  assert.equal(code, 0, err);
+  assert.match(out, /3 steps over \d+ sequences/);
+  for (const kind of ["base", "adapter", "gradient", "optimizer", "activation", "largest"]) {
+    assert.match(out, new RegExp(`^${kind} +\\d`, "m"));
+  }
+});
+
+Deno.test("plan: a budget that the run exceeds is refused with status 1, before a weight is read", async () => {
+  const { code, err } = await command(
+    "tools/plan.ts",
+    "recipes/quickstart/config.yaml",
+    "--nibble_memory_budget_gb=0.001",
+  );
+  assert.equal(code, 1);
+  assert.match(err, /error: Out of device memory.*\n.*budget of 1.0 MiB/);
+});
+
+Deno.test("chat: the same greedy words each time, a stop at the limit, and errors that say the remedy", async () => {
+  const say = ["tools/chat.ts", "--model", TINY, "--raw", "--prompt", "The ", "--max_new_tokens", "4"];
+  const first = await command(...say);
+  assert.equal(first.code, 0, first.err);
+  assert.match(first.err, /parameters/); // what was loaded goes to stderr, the words alone to stdout
+  assert.ok(first.out.trim().length > 0);
+  assert.equal((await command(...say)).out, first.out);
+
+  const bad = await command("tools/chat.ts", "--model", TINY, "--temperature", "warm");
+  assert.equal(bad.code, 1);
+  assert.match(bad.err, /--temperature is 'warm'/);
+  const none = await command("tools/chat.ts", "--model", "no/such-folder/here", "--prompt", "x");
+  assert.equal(none.code, 1);
+  assert.match(none.err, /error: /);
+});
+
+Deno.test("chat and plan: --help on its own; without arguments the same, and status 2", async () => {
+  for (const tool of ["tools/chat.ts", "tools/plan.ts"]) {
+    const help = await command(tool, "--help");
+    assert.equal(help.code, 0);
+    assert.match(help.out, /^Usage: deno task /);
+    assert.equal((await command(tool)).code, 2);
+  }
+});

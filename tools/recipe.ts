@@ -1,0 +1,28 @@
+/**
+ * `deno task recipe explain recipe.yaml [--key=value ...]`: what a recipe comes to, without running it.
+ *
+ * Prints every setting with its value, the line of the file, the command line or the library that it comes from, and
+ * every key that changes nothing here with the reason. Exit status 1 for a recipe that cannot be read.
+ * @module
+ */
+import { NibbleError } from "../lib/errors.ts";
+import { explainRecipe, parseTrainArguments, readRecipe } from "../lib/recipe/mod.ts";
+
+const HELP = `Usage: deno task recipe explain recipe.yaml [--key=value ...]
+
+Prints each setting of the recipe: its value, where that comes from (line of the file, command line, or whose
+default), and each key that has no effect here, with the reason. Nothing is fetched and nothing is trained.`;
+
+try {
+  const [action, ...rest] = Deno.args;
+  const { recipePath, overrides, help } = parseTrainArguments(action === "explain" ? rest : Deno.args);
+  if (help || action !== "explain" || !recipePath) {
+    console.log(HELP);
+    Deno.exit(help ? 0 : 2);
+  }
+  console.log(explainRecipe(readRecipe(recipePath, overrides)));
+} catch (error) {
+  if (!(error instanceof NibbleError)) throw error;
+  console.error(`error: ${error.message}`);
+  Deno.exit(1);
+}

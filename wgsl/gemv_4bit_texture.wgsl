@@ -1,0 +1,134 @@
+// y[m, n] = sum over k of x[m, k] * w[n, k] for a few rows of x and a 4-bit weight, on processors that run WGSL in vector
+// lanes (llvmpipe): the codes come through a texture, whose loads are gathered for all lanes at once.
+// x: [M, K] as four f32 a texel; w: codes as in dequantize_4bit.wgsl, 32 a texel; texel i lies at (i % 2048, i / 2048).
+// absmax, scales, map: as in dequantize_4bit.wgsl. y: [M, N]. K is a multiple of 32, so a texel lies in one block.
+// Grid: one workgroup is one subgroup, a lane ROWS rows of w, LANES apart. Lanes hand each other x by shuffles, and the
+// code book too where a shuffle is one instruction (SHUFFLE: 8 lanes). Rows past the end are not stored.
+struct Params {
+  texels: u32,      // of a row of w
+  n: u32,           // rows of w
+  begin: u32,       // first row of w in this launch
+  end: u32,         // and the row after the last
+  first: u32,       // number of texel 0 of w in the whole tensor
+  first_scale: u32, // number of the scale (NESTED: of the group of four) that absmax[0] is
+}
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var x: texture_2d<f32>;
+@group(0) @binding(2) var w: texture_2d<u32>;
+@group(0) @binding(3) var<storage, read> absmax: array<u32>;
+@group(0) @binding(4) var<storage, read> scales: array<f32>;
+@group(0) @binding(5) var<storage, read> map: array<f32>;
+@group(0) @binding(6) var<storage, read_write> y: array<f32>;
+
+const BLOCK: u32 = 64u;
+const NESTED: bool = false;
+const SHUFFLE: bool = false;
+const LANES: u32 = 8u;
+const M: u32 = 1u;
+const ROWS: u32 = 4u;
+const GROUP: u32 = 2u;      // texels that share a block and a row
+const MR: u32 = M * ROWS;
+const FETCHES: u32 = (8u + LANES - 1u) / LANES;  // loads of x by all lanes for 32 elements
+const MF: u32 = M * FETCHES;
+// NF4's values by code
+const C0: f32 = -1.0;
+const C1: f32 = -0.6961928009986877;
+const C2: f32 = -0.5250730514526367;
+const C3: f32 = -0.39491748809814453;
+const C4: f32 = -0.28444138169288635;
+const C5: f32 = -0.18477343022823334;
+const C6: f32 = -0.09105003625154495;
+const C7: f32 = 0.0;
+const C8: f32 = 0.07958029955625534;
+const C9: f32 = 0.16093020141124725;
+const C10: f32 = 0.24611230194568634;
+const C11: f32 = 0.33791524171829224;
+const C12: f32 = 0.44070982933044434;
+const C13: f32 = 0.5626170039176941;
+const C14: f32 = 0.7229568362236023;
+const C15: f32 = 1.0;
+
+fn texel(i: u32) -> vec2<u32> { return vec2<u32>(i & 2047u, i >> 11u); }
+
+fn low(code: u32) -> f32 {
+  let b0 = (code & 1u) != 0u;
+  let b1 = (code & 2u) != 0u;
+  let q0 = select(select(C0, C1, b0), select(C2, C3, b0), b1);
+  let q1 = select(select(C4, C5, b0), select(C6, C7, b0), b1);
+  return select(q0, q1, (code & 4u) != 0u);
+}
+
+fn high(code: u32) -> f32 {
+  let b0 = (code & 1u) != 0u;
+  let b1 = (code & 2u) != 0u;
+  let q2 = select(select(C8, C9, b0), select(C10, C11, b0), b1);
+  let q3 = select(select(C12, C13, b0), select(C14, C15, b0), b1);
+  return select(q2, q3, (code & 4u) != 0u);
+}
+
+// book: this lane's two entries of the code book, lane and lane + 8
+fn decode(code: u32, book: vec2<f32>) -> f32 {
+  if (SHUFFLE) {
+    let at = code & 7u;
+    return select(subgroupShuffle(book.x, at), subgroupShuffle(book.y, at), (code & 8u) != 0u);
+  }
+  return select(low(code), high(code), (code & 8u) != 0u);
+}
+
+fn scale_of(texel: u32) -> f32 {
+  let block = texel / (BLOCK / 32u);
+  if (NESTED) {
+    let q = (absmax[block / 4u - p.first_scale] >> (8u * (block % 4u))) & 255u;
+    return map[q] * scales[1u + block / 256u] + scales[0];
+  }
+  return bitcast<f32>(absmax[block - p.first_scale]);
+}
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let n = p.begin + group.x * LANES * ROWS + lane;
+  let book = vec2<f32>(low(lane), high(lane));
+  var at: array<u32, ROWS>;
+  for (var r = 0u; r < ROWS; r++) { // @unroll
+    at[r] = min(n + r * LANES, p.end - 1u) * p.texels;
+  }
+  var sum: array<f32, MR>;
+  for (var c = 0u; c < p.texels; c += GROUP) {
+    var inner = array<f32, MR>(); // naga zeroes a bare declaration once, not each round
+    for (var g = 0u; g < GROUP; g++) {
+      var a: array<vec4<f32>, MF>;
+      var q: array<vec4<u32>, ROWS>;
+      for (var r = 0u; r < ROWS; r++) { // @unroll
+        q[r] = textureLoad(w, texel(at[r] + c + g - p.first), 0);
+      }
+      for (var m = 0u; m < M; m++) { // @unroll
+        for (var f = 0u; f < FETCHES; f++) { // @unroll
+          a[m * FETCHES + f] = textureLoad(x, texel((m * p.texels + c + g) * 8u + f * LANES + lane % 8u), 0);
+        }
+      }
+      for (var j = 0u; j < 4u; j++) { // @unroll
+        for (var r = 0u; r < ROWS; r++) { // @unroll
+          let v = q[r][j];
+          let even = vec4<f32>(decode(v >> 4u, book), decode(v, book), decode(v >> 12u, book), decode(v >> 8u, book));
+          let odd = vec4<f32>(decode(v >> 20u, book), decode(v >> 16u, book), decode(v >> 28u, book), decode(v >> 24u, book));
+          for (var m = 0u; m < M; m++) { // @unroll
+            let u = subgroupShuffle(a[m * FETCHES + 2u * j / LANES], 2u * j % LANES);
+            let z = subgroupShuffle(a[m * FETCHES + (2u * j + 1u) / LANES], (2u * j + 1u) % LANES);
+            inner[m * ROWS + r] += dot(even, u) + dot(odd, z);
+          }
+        }
+      }
+    }
+    for (var r = 0u; r < ROWS; r++) { // @unroll
+      let s = scale_of(at[r] + c);
+      for (var m = 0u; m < M; m++) { // @unroll
+        sum[m * ROWS + r] += s * inner[m * ROWS + r];
+      }
+    }
+  }
+  for (var m = 0u; m < M; m++) { // @unroll
+    for (var r = 0u; r < ROWS; r++) { // @unroll
+      if (n + r * LANES < p.end) { y[m * p.n + n + r * LANES] = sum[m * ROWS + r]; }
+    }
+  }
+}
