@@ -110,9 +110,7 @@ export async function mergeFolder(options: MergeFolderOptions): Promise<MergeFol
     };
     if (requantize) {
       mergeInto4bit(model, adapter, { quantType: requantize, doubleQuant: true, dtype: "bfloat16" });
-      const after = ids && await probe(model, ids);
       result.files = (await writeQuantizedModel(model, adapter, output, how)).map((f) => join(output, f));
-      if (before && after) result.drift = drift(before, after);
     } else {
       const dtype = options.dtype ?? storedDtype(model.path);
       const { onProgress } = options;
@@ -126,7 +124,7 @@ export async function mergeFolder(options: MergeFolderOptions): Promise<MergeFol
     writeGeneration(output, model.path, tokenizer);
     adapter.dispose();
     model.dispose(); // the merged one may need its room
-    if (!requantize && before) result.drift = drift(before, await probeOf(output, "auto", ids!));
+    if (before) result.drift = drift(before, await probeOf(output, "auto", ids!));
     if (result.drift) note(`${output}: ${driftLine(result.drift)}`);
     for (const type of gguf) result.gguf.push(await writeGguf(output, type, tokenizer, before, ids, options));
     return result;
@@ -168,7 +166,7 @@ function ggufAdapter(folder: string, model: Model, path: string): void {
 }
 
 /** F16 where the base's matrices are stored so; BF16 has the range of what else there is. */
-function storedDtype(path: string): "F16" | "BF16" {
+export function storedDtype(path: string): "F16" | "BF16" {
   const { source } = openModel(path);
   source.close();
   const matrices = [...source.tensors.values()].filter((t) => t.shape.length > 1);
@@ -176,7 +174,7 @@ function storedDtype(path: string): "F16" | "BF16" {
 }
 
 /** generation_config.json: the base's, with the tokenizer's stop tokens. */
-function writeGeneration(output: string, base: string, tokenizer: Tokenizer): void {
+export function writeGeneration(output: string, base: string, tokenizer: Tokenizer): void {
   const { source, generationConfig } = openModel(base);
   source.close();
   const eos = tokenizer.eosIds.length === 1 ? tokenizer.eosIds[0] : tokenizer.eosIds;

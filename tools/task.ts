@@ -38,6 +38,8 @@ const TASKS: Record<string, Task> = {
   chat: { adapter: "any", command: run("tools/chat.ts") },
   doctor: { adapter: "any", command: run("tools/doctor.ts") },
   plan: { adapter: "any", command: run("tools/plan.ts") },
+  merge: { adapter: "any", command: run("tools/merge.ts") },
+  quantize: { adapter: "any", command: run("tools/quantize.ts") },
   recipe: { adapter: "none", command: run("tools/recipe.ts") },
   test: { adapter: "any", command: test },
   "test:swiftshader": { adapter: "swiftshader", command: test },

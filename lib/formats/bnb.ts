@@ -26,6 +26,16 @@ export interface NestedState {
   offset: number;
 }
 
+/** In which form a weight is held: what its state's JSON says. */
+export interface QuantForm {
+  quantType: "nf4" | "fp4";
+  blocksize: number;
+  shape: number[];
+  dtype: QuantDtype;
+  /** Present with double quantization. */
+  nested?: Pick<NestedState, "blocksize" | "offset">;
+}
+
 /** A 4-bit weight as stored. */
 export interface QuantState {
   /** Two codes a byte, the first in the upper half; ceil(n / 2) bytes. */
@@ -58,18 +68,24 @@ export function quantizedNames(source: TensorSource): string[] {
   return names;
 }
 
-/**
- * Read one quantized weight.
- * @param name of the weight, `model.layers.0.mlp.up_proj.weight`
- * @throws NibbleError `formats/quant-state` when a part is missing or its size is wrong
- */
-export function readQuantState(source: TensorSource, name: string): QuantState {
-  const bad = (what: string) =>
+/** Errors about one weight. */
+type Complaint = (what: string) => NibbleError;
+
+function complaint(source: TensorSource, name: string): Complaint {
+  return (what) =>
     new NibbleError("formats/quant-state", what, {
       where: `${source.path}, tensor "${name}"`,
       remedy: "The quantized checkpoint is damaged or of another kind: quantize the 16-bit model instead.",
     });
-  const marks = [...source.tensors.keys()].filter((key) => key.startsWith(name + MARK));
+}
+
+/**
+ * Read in which form one weight is quantized; of the weight itself nothing is read.
+ * @throws NibbleError `formats/quant-state` when the state is missing, double or malformed
+ */
+export function readQuantForm(source: TensorSource, name: string): QuantForm {
+  const bad = complaint(source, name);
+  const marks = ["nf4", "fp4"].map((type) => name + MARK + type).filter((key) => source.tensors.has(key));
   if (marks.length !== 1) throw bad(`It has ${marks.length} quantization states; one is needed`);
   const json = parseState(source.readBytes(marks[0]!), bad);
   const { quant_type: quantType, blocksize, dtype, shape } = json;
@@ -81,7 +97,23 @@ export function readQuantState(source: TensorSource, name: string): QuantState {
     throw bad(`Unknown dtype ${JSON.stringify(dtype)}`);
   }
   if (!Array.isArray(shape) || !shape.every(isCount)) throw bad(`Bad shape ${JSON.stringify(shape)}`);
+  const form: QuantForm = { quantType, blocksize, dtype, shape: [...shape] };
+  const { nested_blocksize: nestedBlocksize, nested_offset: offset } = json;
+  if (nestedBlocksize === undefined) return form;
+  if (!isCount(nestedBlocksize) || typeof offset !== "number") {
+    throw bad("nested_blocksize and nested_offset must be numbers");
+  }
+  return { ...form, nested: { blocksize: nestedBlocksize, offset } };
+}
 
+/**
+ * Read one quantized weight.
+ * @param name of the weight, `model.layers.0.mlp.up_proj.weight`
+ * @throws NibbleError `formats/quant-state` when a part is missing or its size is wrong
+ */
+export function readQuantState(source: TensorSource, name: string): QuantState {
+  const { nested, ...form } = readQuantForm(source, name);
+  const bad = complaint(source, name);
   /** A part, checked for its type and size before it is read. */
   const part = (key: string, expectedDtype: string | undefined, count: number): string => {
     const info = source.tensors.get(key);
@@ -93,33 +125,23 @@ export function readQuantState(source: TensorSource, name: string): QuantState {
     if (got !== count) throw bad(`"${key}" has ${got} ${expectedDtype ?? "bytes"}, not ${count}`);
     return key;
   };
-  const values = elementCount(shape);
-  const blocks = Math.ceil(values / blocksize);
+  const values = elementCount(form.shape);
+  const blocks = Math.ceil(values / form.blocksize);
   const state = {
+    ...form,
     // Any stored type: bnb_4bit_quant_storage only says as what the bytes are labelled.
     packed: source.readBytes(part(name, undefined, Math.ceil(values / 2))),
     quantMap: source.readF32(part(`${name}.quant_map`, "F32", 16)),
-    quantType: quantType as "nf4" | "fp4",
-    blocksize,
-    shape: [...shape],
-    dtype: dtype as QuantDtype,
   };
-  const nestedBlocksize = json["nested_blocksize"];
-  if (nestedBlocksize === undefined) {
-    return { ...state, absmax: source.readF32(part(`${name}.absmax`, "F32", blocks)) };
-  }
-  const offset = json["nested_offset"];
-  if (!isCount(nestedBlocksize) || typeof offset !== "number") {
-    throw bad("nested_blocksize and nested_offset must be numbers");
-  }
+  if (!nested) return { ...state, absmax: source.readF32(part(`${name}.absmax`, "F32", blocks)) };
+  const groups = Math.ceil(blocks / nested.blocksize);
   return {
     ...state,
     absmax: source.readBytes(part(`${name}.absmax`, "U8", blocks)),
     nested: {
-      absmax: source.readF32(part(`${name}.nested_absmax`, "F32", Math.ceil(blocks / nestedBlocksize))),
+      ...nested,
+      absmax: source.readF32(part(`${name}.nested_absmax`, "F32", groups)),
       quantMap: source.readF32(part(`${name}.nested_quant_map`, "F32", 256)),
-      blocksize: nestedBlocksize,
-      offset,
     },
   };
 }
@@ -189,7 +211,7 @@ export function pythonFloat(x: number): string {
   return Number.isInteger(x) ? `${text}.0` : text;
 }
 
-function parseState(bytes: Uint8Array, bad: (what: string) => NibbleError): Record<string, unknown> {
+function parseState(bytes: Uint8Array, bad: Complaint): Record<string, unknown> {
   try {
     const json: unknown = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
     if (isObject(json)) return json;

@@ -18,11 +18,14 @@
 export {
   type NestedState,
   type QuantDtype,
+  type QuantForm,
   quantizedNames,
   type QuantState,
   quantStateTensors,
+  readQuantForm,
   readQuantState,
 } from "./bnb.ts";
+export { quantizedSource } from "./bnb_source.ts";
 export { contentHash, contentHashOf, type ContentHashOptions } from "./content_hash.ts";
 export {
   bf16ToF32,

@@ -4,6 +4,7 @@
  */
 import { join } from "@std/path";
 import { NibbleError } from "../errors.ts";
+import { quantizedSource } from "./bnb_source.ts";
 import { readJsonIfThere, readObjectIfThere, readTextIfThere } from "./file.ts";
 import { openGguf } from "./gguf.ts";
 import { ggufGenerationConfig, ggufTokenizerConfig, ggufTokenizerJson } from "./gguf_tokenizer.ts";
@@ -99,7 +100,7 @@ function openFolder(folder: string): ModelFiles {
     chatTemplate: readTextIfThere(join(folder, "chat_template.jinja")) ??
       templateOf(readObjectIfThere(join(folder, "chat_template.json"))?.["chat_template"]) ??
       templateOf(tokenizerConfig["chat_template"]),
-    source: openWeights(folder), // last: it holds open files
+    source: openQuantized(folder), // last: it holds open files
   };
 }
 
@@ -109,6 +110,16 @@ function templateOf(value: unknown): string | undefined {
   if (!Array.isArray(value)) return undefined;
   const named = value.find((entry) => entry?.name === "default");
   return typeof named?.template === "string" ? named.template : undefined;
+}
+
+function openQuantized(folder: string): TensorSource {
+  const source = openWeights(folder);
+  try {
+    return quantizedSource(source);
+  } catch (error) {
+    source.close();
+    throw error;
+  }
 }
 
 function openWeights(folder: string): TensorSource {

@@ -3,16 +3,20 @@
  * @module
  */
 
+import type { QuantForm, QuantState } from "./bnb.ts";
+
 /** One stored tensor. */
 export interface TensorInfo {
   /** Name in Hugging Face's spelling, `model.layers.0.self_attn.q_proj.weight`. */
   name: string;
-  /** Stored type: a safetensors name (`F32`, `BF16`, `U8`, …) or a ggml one (`Q4_1`, `Q6_K`, …). */
+  /** Stored type: a safetensors name (`F32`, `BF16`, `U8`, …), a ggml one (`Q4_1`, `Q6_K`, …), `NF4` or `FP4`. */
   dtype: string;
   /** Shape in Hugging Face's order, `[out, in]`. */
   shape: number[];
-  /** Bytes in the file. */
+  /** Bytes in the file; of a weight in bitsandbytes' 4 bits, those of its codes. */
   bytes: number;
+  /** Present for a weight in bitsandbytes' 4 bits: `shape` is then the weight's own. */
+  quantized?: QuantForm;
 }
 
 /**
@@ -29,6 +33,8 @@ export interface TensorSource {
   readF32(name: string, start?: number, end?: number): Float32Array<ArrayBuffer>;
   /** Bytes `[start, end)` exactly as stored. */
   readBytes(name: string, start?: number, end?: number): Uint8Array<ArrayBuffer>;
+  /** Codes and scales of a weight that is stored `quantized`, for use without decoding. */
+  readQuantState?(name: string): QuantState;
   /** Close the files. Reading afterwards is an error. */
   close(): void;
 }

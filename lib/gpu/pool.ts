@@ -77,15 +77,13 @@ export interface BufferPool {
   /** Destroys what is idle. */
   trim(): void;
   /**
-   * Tells that a step, or a batch of an evaluation, is over: what lay idle for three of them is destroyed, so that
-   * the buffers of shapes that no longer come do not pile up.
+   * Tells that a step, or a batch of an evaluation, is over, and destroys what lay idle for more than `most` of them,
+   * so that the buffers of shapes that no longer come do not pile up.
    */
-  age(): void;
+  age(most: number): void;
 }
 
 const ALIGN = 256;
-/** Steps after which what lies idle is destroyed. */
-const IDLE_AGES = 3;
 
 /**
  * @param device the device
@@ -203,9 +201,9 @@ export function createPool(
     acquireTexture,
     release,
     trim,
-    age() {
+    age(most) {
       generation++;
-      destroyIdle(generation - IDLE_AGES);
+      destroyIdle(generation - most);
     },
     resetPeak() {
       peakBytes = liveBytes;

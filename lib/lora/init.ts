@@ -91,7 +91,8 @@ export function startLayer(
   const factors = init.kind === "pissa"
     ? balanced(topSingular(matrix, r, { seed: key, niter: init.niter }), r, matrix, scaling)
     : firstColumns(matrix, r);
-  setWeight(layer, rounded(minus(from, factors, scaling, matrix, r), storedType(layer, options.weights!)));
+  const stored = options.weights!.tensors.get(`${layer.module}.weight`)!.dtype;
+  setWeight(layer, rounded(minus(from, factors, scaling, matrix, r), restType(init, layer.weight, stored)));
   return { ...factors, changedBase };
 }
 
@@ -120,9 +121,13 @@ function fileValues(layer: LinearLayer, weights: TensorSource | undefined): Valu
   return layer.weight instanceof QuantizedTensor ? values : rounded(values, layer.weight.dtype);
 }
 
-/** The type that the rest is rounded to: a dense base's own, or the file's before it is quantized. */
-function storedType({ module, weight }: LinearLayer, weights: TensorSource): string {
-  return weight instanceof QuantizedTensor ? weights.tensors.get(`${module}.weight`)!.dtype : weight.dtype;
+/**
+ * The type that the rest is rounded to: a dense base's own; before it is quantized the file's for PiSSA, as PEFT's
+ * users do it by hand, and none for OLoRA, as PEFT does it.
+ */
+export function restType(init: Init, weight: LinearLayer["weight"], stored: string): string {
+  if (!(weight instanceof QuantizedTensor)) return weight.dtype;
+  return init.kind === "olora" ? "F32" : stored;
 }
 
 /** To 16 bits and back, where `type` has 16. */

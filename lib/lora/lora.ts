@@ -4,13 +4,7 @@
  */
 import type { TensorSource } from "../formats/mod.ts";
 import { gpu } from "../gpu/mod.ts";
-import {
-  baseBackward,
-  baseForward,
-  baseLinear,
-  type ForwardContext,
-  type LinearLayer,
-} from "../model/linear.ts";
+import { baseBackward, baseForward, baseLinear, type LinearLayer } from "../model/linear.ts";
 import type { Model } from "../model/model.ts";
 import { hashText } from "../model/random_source.ts";
 import { dropoutOnly } from "../tensor/ops/dropout.ts";

@@ -38,7 +38,7 @@ export interface WriteModelOptions {
 }
 
 /** `torch_dtype` of a stored type. */
-const DTYPE_NAMES = { F32: "float32", F16: "float16", BF16: "bfloat16" } as const;
+export const DTYPE_NAMES = { F32: "float32", F16: "float16", BF16: "bfloat16" } as const;
 
 /**
  * Writes the model with the adapter merged in as a Hugging Face folder: weights in shards with their index, piece by
@@ -121,7 +121,7 @@ export async function* mergedValues(
 ): AsyncGenerator<Float32Array<ArrayBuffer>> {
   const [rows, columns] = spec.shape.length === 2 ? spec.shape as [number, number] : [1, spec.shape[0]!];
   const whole = spec.transposed ? new Float32Array(rows * columns) : undefined;
-  const factors = layerFactors(model, adapter, spec.name);
+  const factors = layerFactors(adapter, spec.name);
   try {
     for (const [from, to] of rowPieces(rows, columns)) {
       const t = mergedRows(model, adapter, spec, factors, from, to);
@@ -142,7 +142,7 @@ interface Factors {
   scale: Tensor | undefined;
 }
 
-function layerFactors(model: Model, adapter: Adapter | undefined, name: string): Factors | undefined {
+function layerFactors(adapter: Adapter | undefined, name: string): Factors | undefined {
   const lora = name.endsWith(".weight") ? adapter?.layers.get(name.slice(0, -".weight".length)) : undefined;
   if (!lora) return undefined;
   const { dora } = lora;
@@ -184,7 +184,7 @@ export function mergeInto4bit(model: Model, adapter: Adapter | undefined, option
     if (!spec.quantizable) continue;
     const layer = model.linears.get(spec.name.slice(0, -".weight".length))!;
     const q: QuantizedTensor = createQuantized(spec.shape, { ...options, name: spec.name });
-    const factors = layerFactors(model, adapter, spec.name);
+    const factors = layerFactors(adapter, spec.name);
     for (const [from, to] of rowPieces(q.rows, q.columns)) {
       const t = mergedRows(model, adapter, spec, factors, from, to);
       quantizeRows(q, from, t);

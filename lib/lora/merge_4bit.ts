@@ -14,11 +14,11 @@ import type { Model } from "../model/model.ts";
 import { storedShape } from "../model/parameters.ts";
 import { QuantizedTensor, toQuantState } from "../quant/mod.ts";
 import type { Adapter } from "./lora.ts";
-import { mergedParameters, mergedValues, writeConfig } from "./merge.ts";
+import { DTYPE_NAMES, mergedParameters, mergedValues, writeConfig } from "./merge.ts";
 
 /** Options of {@link writeQuantizedModel}. */
 export interface WriteQuantizedOptions {
-  /** Type of what is not in 4 bits; default `BF16`. */
+  /** Type of what is not in 4 bits, and to which bitsandbytes decodes what is; default `BF16`. */
   dtype?: "F32" | "F16" | "BF16";
   maxShardBytes?: number;
   merged?: MergedAdapter;
@@ -43,7 +43,7 @@ export async function writeQuantizedModel(
     const weight = model.linears.get(module)?.weight;
     if (weight instanceof QuantizedTensor) {
       sample = weight;
-      tensors.push(...await quantizedTensors(spec.name, weight));
+      tensors.push(...await quantizedTensors(spec.name, () => stateOf(weight, dtype)));
     } else {
       if (spec.linear) skipped.add(module);
       tensors.push({
@@ -64,15 +64,15 @@ export async function writeQuantizedModel(
 }
 
 /** Names and sizes now (the length of a state's text depends on its numbers), values when their turn comes. */
-async function quantizedTensors(name: string, weight: QuantizedTensor): Promise<StreamedTensor[]> {
-  const outline = quantStateTensors(name, await stateOf(weight));
+async function quantizedTensors(name: string, read: () => Promise<QuantState>): Promise<StreamedTensor[]> {
+  const outline = quantStateTensors(name, await read());
   let state: Promise<QuantState> | undefined;
   return outline.map(({ name: part, dtype, shape }, i) => ({
     name: part,
     dtype,
     shape,
     data: async function* () {
-      state ??= stateOf(weight);
+      state ??= read();
       const data = quantStateTensors(name, (await state)!)[i]!.data as ArrayBufferView;
       if (i === outline.length - 1) state = undefined; // the last of its parts
       yield data;
@@ -80,10 +80,10 @@ async function quantizedTensors(name: string, weight: QuantizedTensor): Promise<
   }));
 }
 
-async function stateOf(weight: QuantizedTensor): Promise<QuantState> {
+async function stateOf(weight: QuantizedTensor, dtype: keyof typeof DTYPE_NAMES): Promise<QuantState> {
   const state = await toQuantState(weight);
   const { quantType } = state;
-  if (quantType !== "int4") return { ...state, quantType } as QuantState;
+  if (quantType !== "int4") return { ...state, quantType, dtype: DTYPE_NAMES[dtype] };
   throw new NibbleError("lora/int4", "bitsandbytes has no int4: such a model cannot be written", {
     where: weight.name ?? `[${weight.shape}]`,
     remedy: "Quantize to nf4 or fp4, or write 16 bits.",
@@ -101,7 +101,7 @@ function quantizationConfig(
     load_in_8bit: false,
     bnb_4bit_quant_type: quantType,
     bnb_4bit_use_double_quant: nested !== undefined,
-    bnb_4bit_compute_dtype: { F32: "float32", F16: "float16", BF16: "bfloat16" }[dtype],
+    bnb_4bit_compute_dtype: DTYPE_NAMES[dtype],
     bnb_4bit_quant_storage: "uint8",
     llm_int8_skip_modules: skipped,
   };

@@ -83,9 +83,11 @@ export function mergedFiles(files: ModelFiles, folder: string, name: string): Mo
     ...(saved.nibble?.base_hash ? { base_hash: saved.nibble.base_hash } : {}),
   };
   const parents = (config[MERGED_ADAPTERS] as MergedAdapter[] | undefined) ?? [];
+  // a base that is stored in 4 bits is decoded: the sum is quantized anew, if at all
+  const { quantization_config: _, ...plain } = config;
   return {
     ...files,
-    config: { ...config, [MERGED_ADAPTERS]: [...parents, merged] },
+    config: { ...plain, [MERGED_ADAPTERS]: [...parents, merged] },
     source: mergedSource(source, changes, replaced),
   };
 }
@@ -122,7 +124,7 @@ function mergedSource(
 ): TensorSource {
   return {
     path: base.path,
-    tensors: base.tensors,
+    tensors: new Map([...base.tensors].map(([name, { quantized: _, ...info }]) => [name, info])),
     readBytes: (name, start, end) => base.readBytes(name, start, end), // the base's: what fingerprints are made of
     close: () => base.close(),
     readF32(name, start = 0, end) {

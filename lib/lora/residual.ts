@@ -15,7 +15,7 @@ import {
 import { modelSource, parameterShapes, storedShape, toStored } from "../model/parameters.ts";
 import { QuantizedTensor } from "../quant/mod.ts";
 import { initOf } from "./config.ts";
-import { asQuantized, minus, rounded } from "./init.ts";
+import { asQuantized, minus, restType, rounded } from "./init.ts";
 import type { Adapter } from "./lora.ts";
 
 /** What adapter_config.json says of a base that was written. */
@@ -29,7 +29,7 @@ const written = new WeakMap<Adapter, ResidualBase>();
 
 /**
  * Writes the base as training saw it before it was quantized: `W − s B0 A0` for adapted layers, in the file's type,
- * all else as it was, with the original's config and tokenizer files. Written once for an adapter, tensor by tensor.
+ * (or f32 for OLoRA), all else as it was, with the original's config and tokenizer files. Written once for an adapter, tensor by tensor.
  */
 export async function writeResidualBase(
   adapter: Adapter,
@@ -57,17 +57,20 @@ export async function writeResidualBase(
     }
     const specs = parameterShapes(model.config);
     const source = modelSource(files.source, specs);
-    const olora = initOf(config).kind === "olora";
+    const init = initOf(config);
     const tensors = specs.map((spec) => {
-      const stored = source.tensors.get(spec.name)!.dtype;
-      const dtype: WritableDtype = stored === "BF16" || stored === "F16" ? stored : "F32";
       const module = spec.name.replace(/\.weight$/, "");
-      const begun = initial.get(module);
+      const begun = initial.get(module), lora = layers.get(module);
+      const filed = source.tensors.get(spec.name)!.dtype;
+      const stored = begun ? restType(init, lora!.layer.weight, filed) : filed;
+      const dtype: WritableDtype = stored === "BF16" || stored === "F16" ? stored : "F32";
       const data = () => {
         let values = source.readF32(spec.name) as Float32Array<ArrayBuffer>;
         if (begun) {
-          const { layer: { weight }, a, scaling } = layers.get(module)!;
-          if (olora && weight instanceof QuantizedTensor) values = asQuantized(weight, values);
+          const { layer: { weight }, a, scaling } = lora!;
+          if (init.kind === "olora" && weight instanceof QuantizedTensor) {
+            values = asQuantized(weight, values);
+          }
           const [rows, columns] = spec.shape as [number, number];
           values = rounded(minus(values, begun, scaling, { rows, columns }, a.rows), stored);
         }

@@ -125,6 +125,8 @@ export interface TrainableSpec {
   shape: number[];
   /** Whether weight decay applies: as in Trainer, not to biases and norms. */
   decay: boolean;
+  /** 32 where Trainer keeps the optimizer's state in 32 bits: embeddings. */
+  optim_bits?: 32 | undefined;
 }
 
 /**
@@ -169,11 +171,12 @@ function wholeParameters(model: Model, config: LoraConfig, targets: readonly str
   for (const { name } of specs) {
     if (bias !== "none" && name.endsWith(".bias") && (bias === "all" || biased.has(name))) chosen.add(name);
   }
-  return specs.filter(({ name }) => chosen.has(name)).map(({ name, shape }) => ({
-    module: name.replace(/\.(weight|bias)$/, ""),
-    name,
-    shape,
-    decay: !/bias|norm|\bln_/.test(name),
+  return specs.filter(({ name }) => chosen.has(name)).map((spec) => ({
+    module: spec.name.replace(/\.(weight|bias)$/, ""),
+    name: spec.name,
+    shape: spec.shape,
+    decay: decays(spec.name),
+    optim_bits: isEmbedding(spec) ? 32 : undefined,
   }));
 }
 

@@ -34,6 +34,8 @@ export interface Generation {
   decodeSeconds: number;
 }
 
+/** Texts after which the buffers of other lengths are given up. */
+const IDLE = 2;
 /** Prompt tokens handled at a time. */
 const PREFILL = 256;
 
@@ -109,7 +111,7 @@ export async function generate(
     }
   } finally {
     for (const owned of [...caches, ...constants.values()]) Object.values(owned).forEach((t) => t.dispose());
-    gpu().pool.age();
+    gpu().pool.age(IDLE);
   }
   return {
     ids,

@@ -14,7 +14,12 @@ const SMOLLM2 = {
 /** By name on the Hub. */
 export const KNOWN_CONFIGS: Readonly<Record<string, RawConfig>> = {
   "mistralai/Mistral-7B-v0.1": {
-    ...{ model_type: "mistral", architectures: ["MistralForCausalLM"], hidden_act: "silu", vocab_size: 32000 },
+    ...{
+      model_type: "mistral",
+      architectures: ["MistralForCausalLM"],
+      hidden_act: "silu",
+      vocab_size: 32000,
+    },
     ...{ hidden_size: 4096, intermediate_size: 14336, num_hidden_layers: 32 },
     ...{ num_attention_heads: 32, num_key_value_heads: 8, max_position_embeddings: 32768 },
     ...{ rms_norm_eps: 1e-5, rope_theta: 10000, sliding_window: 4096, tie_word_embeddings: false },

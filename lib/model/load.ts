@@ -8,6 +8,7 @@ import { mib } from "../gpu/mod.ts";
 import {
   createQuantized,
   finishQuantized,
+  fromQuantState,
   type QuantizedTensor,
   quantizeRows,
   type QuantType,
@@ -34,7 +35,7 @@ export interface QuantizationConfig {
 export interface BuildOptions {
   /** Folder or file that the model is known by; default the weights' own path. */
   path?: string;
-  /** Quantize the linear layers; absent: f32. */
+  /** Quantize the linear layers; absent: f32. A checkpoint that is in 4 bits already stays as it is. */
   quantization?: QuantizationConfig | undefined;
   /** Makes a parameter's tensor, for parameters that train; default: a buffer of its own, frozen. */
   allocate?: (name: string, shape: readonly number[]) => Tensor | undefined;
@@ -54,7 +55,8 @@ const CHUNK_ELEMENTS = 4 * 2 ** 20;
  * Puts a model on the device from named tensors. Each tensor is read in chunks of 16 MiB, checked for NaN, and
  * quantized or written at once, so host memory does not grow with the model.
  *
- * @throws NibbleError `model/missing-tensor`, `model/shape`, `model/nan`, each naming the tensor
+ * @throws NibbleError `model/missing-tensor`, `model/shape`, `model/nan`, each naming the tensor; `model/unsupported`
+ *   for a checkpoint that something else than bitsandbytes' 4 bits has quantized
  */
 export function buildModel(
   raw: Record<string, unknown>,
@@ -66,6 +68,7 @@ export function buildModel(
   const shapes = parameterShapes(config);
   const source = modelSource(files, shapes);
   checkTensors(config, source, shapes);
+  const stored = checkQuantized(raw, source);
   const total = shapes.reduce((a, s) => a + count(s.shape), 0);
   let done = 0;
   const dense = new Map<string, Tensor>();
@@ -73,6 +76,7 @@ export function buildModel(
   const summary: LoadSummary = {
     parameters: total,
     quantizedLayers: 0,
+    asStored: stored,
     quantizedParameters: 0,
     denseLayers: 0,
     quantizedBytes: 0,
@@ -88,15 +92,19 @@ export function buildModel(
   const loadOne = ({ name, shape, linear, quantizable, transposed }: ParameterSpec) => {
     const module = name.replace(/\.weight$/, "");
     const skipped = options.quantization?.skipModules?.some((s) => module === s || module.endsWith(`.${s}`));
-    if (quantizable && options.quantization && !skipped) {
-      const weight = loadQuantized(
+    const inFour = stored
+      ? source.tensors.get(name)!.quantized !== undefined
+      : options.quantization !== undefined && !skipped;
+    if (quantizable && inFour) {
+      const weight = stored ? loadStored(name, source, options) : loadQuantized(
         name,
         shape as [number, number],
         source,
-        options.quantization,
+        options.quantization!,
         advance,
         options.rehearsal,
       );
+      if (stored) advance(count(shape));
       linears.set(module, {
         module,
         shape: shape as [number, number],
@@ -131,7 +139,7 @@ export function buildModel(
     dispose(); // a half-loaded model gives its buffers back
     throw error;
   }
-  if (options.quantization && summary.quantizedLayers === 0) {
+  if (options.quantization && !stored && summary.quantizedLayers === 0) {
     dispose();
     throw new NibbleError("model/nothing-quantized", "load_in_4bit is set but no layer was quantized", {
       where: source.path,
@@ -167,6 +175,25 @@ export function buildModel(
       rope?.dispose();
     },
   };
+}
+
+/**
+ * Whether the checkpoint is in bitsandbytes' 4 bits.
+ *
+ * @throws NibbleError `model/unsupported` for another kind of quantization, whose numbers would be read as weights
+ */
+function checkQuantized(raw: Record<string, unknown>, source: TensorSource): boolean {
+  const stored = [...source.tensors.values()].some((t) => t.quantized);
+  const given = raw["quantization_config"] as Record<string, unknown> | null | undefined;
+  if (!given || stored) return stored;
+  const { quant_method: method = "bitsandbytes", load_in_8bit: eight } = given;
+  const what = method === "bitsandbytes" ? `bitsandbytes' ${eight ? 8 : 4} bits` : `'${method}'`;
+  throw new NibbleError("model/unsupported", `config.json says that the weights are quantized by ${what}`, {
+    where: `${source.path}, quantization_config`,
+    remedy: method === "bitsandbytes" && !eight
+      ? "No weight has a quant_state: if the weights are whole, remove quantization_config."
+      : "Use the checkpoint in 16 bits; nibble reads bitsandbytes' 4 bits of the quantized kinds.",
+  });
 }
 
 /** Every tensor present with the shape that the config implies, before anything is loaded. */
@@ -215,10 +242,11 @@ function* chunks(
   const columns = shape.at(-1)!;
   const rows = count(shape) / columns;
   const step = Math.max(64, Math.floor(CHUNK_ELEMENTS / columns / 64) * 64);
+  const blank = rehearsal ? new Float32Array(Math.min(rows, step) * columns) : undefined;
   for (let row = 0; row < rows; row += step) {
     const end = Math.min(rows, row + step);
-    if (rehearsal) {
-      yield [row, new Float32Array((end - row) * columns)];
+    if (blank) {
+      yield [row, blank.subarray(0, (end - row) * columns)];
       continue;
     }
     const values = source.readF32(name, row * columns, end * columns);
@@ -280,12 +308,43 @@ function loadQuantized(
   return q;
 }
 
+/** A weight that is in 4 bits already: its codes go to the device as they are. */
+function loadStored(
+  name: string,
+  source: TensorSource,
+  { allocate, rehearsal }: BuildOptions,
+): QuantizedTensor {
+  const { shape, quantType, blocksize, nested } = source.tensors.get(name)!.quantized!;
+  if (allocate?.(name, shape)) {
+    throw new NibbleError("model/frozen", `'${name}' is stored in 4 bits, which cannot be trained`, {
+      where: source.path,
+      remedy: "Set use_peft: true (QLoRA), or train the checkpoint in 16 bits.",
+    });
+  }
+  if (rehearsal) {
+    const q = createQuantized(shape, { quantType, blocksize, doubleQuant: nested !== undefined, name });
+    finishQuantized(q);
+    return q;
+  }
+  const state = source.readQuantState!(name);
+  const scales = state.nested ? [state.nested.offset, ...state.nested.absmax] : state.absmax;
+  if (!scales.every(Number.isFinite)) {
+    throw new NibbleError("model/nan", `'${name}' has a scale that is not a number`, {
+      where: source.path,
+      remedy: "The file is damaged or was saved from a diverged run; fetch it again.",
+    });
+  }
+  return fromQuantState(state, name);
+}
+
 /** The report that follows loading: what was quantized and what it costs. */
 export function describeLoad(model: Model): string {
   const s = model.summary;
   const millions = (n: number) => `${(n / 1e6).toFixed(1)} M`;
   const quantized = s.quantizedLayers > 0
-    ? `${s.quantizedLayers} linear layers quantized (${millions(s.quantizedParameters)} parameters, ` +
+    ? `${s.quantizedLayers} linear layers ${s.asStored ? "in 4 bits as stored" : "quantized"} (${
+      millions(s.quantizedParameters)
+    } parameters, ` +
       `${(100 * s.quantizedParameters / s.parameters).toFixed(1)} %, ${
         s.bitsPerParameter.toFixed(3)
       } bits each), ` +

@@ -7,7 +7,7 @@ import { embedding } from "../tensor/ops/embedding.ts";
 import { add, scale } from "../tensor/ops/pointwise.ts";
 import { type RouterBalance, routerBalance } from "../tensor/ops/router_balance.ts";
 import { uniformNoise } from "../tensor/ops/uniform_noise.ts";
-import { checkpoint } from "../tensor/tape.ts";
+import { checkpoint, recording } from "../tensor/tape.ts";
 import { scope, type Tensor, tensor } from "../tensor/tensor.ts";
 import { applyNorm, type Block, blockForward, type Norm, type Pass } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
@@ -45,6 +45,8 @@ export interface Model {
 export interface LoadSummary {
   parameters: number;
   quantizedLayers: number;
+  /** The file held them in 4 bits, and they were taken from it as they are. */
+  asStored: boolean;
   quantizedParameters: number;
   denseLayers: number;
   /** Bytes of the quantized layers and bits for each of their parameters. */
@@ -104,12 +106,14 @@ export function forward(model: Model, input: ModelInput, options: ForwardOptions
       return attention({ q, k, v, segments, batch, time, heads, kvHeads, headDim, window, scale });
     },
   };
+  // without a backward pass to come, a block's activations are of no more use once it is through
+  const transient = !recording() && !options.balance;
   let x = embed(model, input.ids, input.positionIds, options.noise);
   // with frozen embeddings nothing before the first adapter needs a gradient, but checkpoint() decides by its inputs
   if (options.checkpointing) x.requiresGrad = true;
   model.blocks.forEach((block, i) => {
     const run = (h: Tensor) => blockForward(c, block, i, h, pass);
-    x = options.checkpointing ? checkpoint(run, [x]) : run(x);
+    x = transient ? onlyResult(run, x) : options.checkpointing ? checkpoint(run, [x]) : run(x);
     options.afterBlock?.(i);
   });
   return applyNorm(c, x, model.norm);
@@ -125,6 +129,13 @@ export function balanceOf(model: Model, input: ModelInput, weight: number): Rout
   const { num_local_experts: experts, num_experts_per_tok: k } = model.config;
   if (!(experts > 0 && coefficient > 0)) return undefined;
   return routerBalance({ layers, experts, k, weight: weight * coefficient }, input.segments);
+}
+
+/** Runs `work` on `x` and gives back everything but its result, `x` included. */
+function onlyResult(work: (x: Tensor) => Tensor, x: Tensor): Tensor {
+  const y = scope(() => work(x));
+  x.dispose();
+  return y;
 }
 
 /** What enters the first block: embedded tokens, and learned positions where the family has them; `[rows, C]`. */

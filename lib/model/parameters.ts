@@ -125,6 +125,11 @@ export function parameterShapes(c: ModelConfig): ParameterSpec[] {
   ];
 }
 
+/** Whether it is an `nn.Embedding`'s weight; an output head is `nn.Linear`. */
+export function isEmbedding({ name, shape, linear }: ParameterSpec): boolean {
+  return !linear && shape.length === 2 && name !== "lm_head.weight";
+}
+
 /** A parameter's shape in Hugging Face's files. */
 export function storedShape(spec: ParameterSpec): number[] {
   return spec.transposed ? spec.shape.toReversed() : spec.shape;
@@ -148,11 +153,16 @@ function transpose(x: Float32Array, rows: number, columns: number): Float32Array
   return out;
 }
 
+/** Whether the file's tensor is the parameter's transpose. */
+function turns(spec: ParameterSpec, info: TensorInfo): boolean {
+  return spec.transposed && !info.quantized;
+}
+
 /**
  * A checkpoint as the model sees it: every parameter under its full name, linear layers `[out, in]`.
  *
  * Files of the bare base model have no `model.` or `transformer.` before their names (GPT-2's on the Hub): those are
- * found too. A tensor that must be turned is held whole while it is read.
+ * found too. A tensor that must be turned is held whole while it is read; bitsandbytes has turned what it quantized.
  */
 export function modelSource(source: TensorSource, specs: readonly ParameterSpec[]): TensorSource {
   const tensors = new Map<string, TensorInfo>();
@@ -167,7 +177,7 @@ export function modelSource(source: TensorSource, specs: readonly ParameterSpec[
     tensors.set(spec.name, {
       ...info,
       name: spec.name,
-      shape: spec.transposed ? info.shape.toReversed() : info.shape,
+      shape: turns(spec, info) ? info.shape.toReversed() : info.shape,
     });
   }
   let turned: { name: string; values: Float32Array<ArrayBuffer> } | undefined;
@@ -176,7 +186,7 @@ export function modelSource(source: TensorSource, specs: readonly ParameterSpec[
     tensors,
     readF32(name, start, end) {
       const { stored, spec } = places.get(name)!;
-      if (!spec.transposed) return source.readF32(stored, start, end);
+      if (!turns(spec, source.tensors.get(stored)!)) return source.readF32(stored, start, end);
       if (turned?.name !== name) {
         const [out, into] = spec.shape as [number, number];
         turned = { name, values: transpose(source.readF32(stored), into, out) };
@@ -184,6 +194,9 @@ export function modelSource(source: TensorSource, specs: readonly ParameterSpec[
       return turned.values.slice(start, end);
     },
     readBytes: (name, start, end) => source.readBytes(places.get(name)!.stored, start, end),
+    ...(source.readQuantState
+      ? { readQuantState: (name: string) => source.readQuantState!(places.get(name)!.stored) }
+      : {}),
     close: () => source.close(),
   };
 }

@@ -57,6 +57,15 @@ export function figureOf(charts: readonly Chart[]): Figure {
     }
   });
   const main = charts[0]!;
+  if (below) {
+    const place = { x: 0, y: 1, yshift: 18, xanchor: "left", showarrow: false };
+    layout.annotations = charts.slice(1).map(({ title }, i) => ({
+      ...place,
+      text: title,
+      xref: `x${i + 2} domain`,
+      yref: `y${i + 2} domain`,
+    }));
+  }
   layout.title = { text: main.title, x: 0.02, xanchor: "left" };
   if (below) layout.height = 520;
   if (main.kind === "xy") {

@@ -14,7 +14,7 @@ export interface ParameterSpec {
   /** Whether weight decay applies: no for biases and norms, see {@link decays}. */
   decay: boolean;
   /** 32 keeps its optimizer state in 32 bits whatever the optimizer, as Trainer has it for embeddings. */
-  optim_bits?: 32;
+  optim_bits?: 32 | undefined;
 }
 
 /** Where a parameter lies in its page. */

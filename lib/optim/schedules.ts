@@ -3,15 +3,18 @@
  * @module
  */
 import { NibbleError } from "../errors.ts";
+import { nearest } from "../nearest.ts";
 
 /** `lr_scheduler_kwargs`. */
 export interface ScheduleKwargs {
-  /** cosine, cosine_with_min_lr, warmup_stable_decay: default 0.5; cosine_with_restarts: default 1. */
+  /** The cosines and warmup_stable_decay: waves, default 0.5; cosine_with_restarts: times, default 1. */
   num_cycles?: number;
-  /** cosine_with_min_lr: the lowest rate itself. */
+  /** cosine_with_min_lr, cosine_warmup_with_min_lr: the lowest rate itself. */
   min_lr?: number;
-  /** cosine_with_min_lr: the lowest rate as a part of the base. */
+  /** The same two: the lowest rate as a part of the base. */
   min_lr_rate?: number;
+  /** cosine_warmup_with_min_lr: where warm-up begins, as a part of the base; default one step of it. */
+  warmup_lr_rate?: number;
   /** polynomial: default 1. */
   power?: number;
   /** polynomial: the last rate, default 1e-7. */
@@ -24,7 +27,9 @@ export interface ScheduleKwargs {
   num_stable_steps?: number;
   /** warmup_stable_decay: the lowest rate as a part of the base, default 0. */
   min_lr_ratio?: number;
-  /** warmup_stable_decay: linear, cosine (default) or 1-sqrt. */
+  /** warmup_stable_decay: `linear` (default), `cosine` or `1-sqrt`. */
+  warmup_type?: string;
+  /** warmup_stable_decay: `linear`, `cosine` (default) or `1-sqrt`. */
   decay_type?: string;
 }
 
@@ -41,93 +46,171 @@ export interface SchedulePoint {
   kwargs?: ScheduleKwargs | undefined;
 }
 
-type Factor = (point: SchedulePoint, kwargs: ScheduleKwargs) => number;
-
-/** Part of the run after warm-up that is done. */
-function progress({ step, total, warmup }: SchedulePoint): number {
-  return (step - warmup) / Math.max(1, total - warmup);
+interface Schedule {
+  /** The rate as a part of the base. */
+  factor: (point: SchedulePoint, kwargs: ScheduleKwargs) => number;
+  /** `linear`: from 0 to the base in the warm-up steps, before `factor` counts. */
+  warmUp: "linear" | "none" | "its own";
+  /** What it takes; undefined: anything, and none of it counts. */
+  kwargs?: readonly (keyof ScheduleKwargs)[];
+  /** Its last demands on kwargs: what is wrong with them, and what to do. */
+  check?: (kwargs: ScheduleKwargs, base: number) => readonly [what: string, remedy: string] | undefined;
 }
 
-function cosine(point: SchedulePoint, kwargs: ScheduleKwargs): number {
-  return Math.max(0, 0.5 * (1 + Math.cos(Math.PI * 2 * (kwargs.num_cycles ?? 0.5) * progress(point))));
+/** Part of the run after warm-up that is done, counted from `shift` steps earlier. */
+function progress({ step, total, warmup }: SchedulePoint, shift = 0): number {
+  return (step + shift - warmup) / Math.max(1, total - warmup);
 }
 
-/** The falling part of `warmup_stable_decay`, from 1 to 0 as its share done goes from 0 to 1. */
-const DECAYS: Record<string, (done: number, cycles: number) => number> = {
-  linear: (done) => 1 - done,
-  cosine: (done, cycles) => 0.5 * (1 + Math.cos(2 * Math.PI * cycles * done)),
-  "1-sqrt": (done) => 1 - Math.sqrt(done),
+const wave = (cycles: number, done: number) => 0.5 * (1 + Math.cos(Math.PI * cycles * 2 * done));
+const lift = (factor: number, lowest: number) => Math.max(0, factor * (1 - lowest) + lowest);
+const lowestOf = ({ min_lr, min_lr_rate }: ScheduleKwargs, base: number) =>
+  min_lr !== undefined ? min_lr / base : min_lr_rate!;
+
+/** Rising from 0 to 1 in the warm-up of `warmup_stable_decay`, and, mirrored, falling at its end. */
+const SLOPES: Readonly<Record<string, { up: (done: number) => number; down: (done: number, cycles: number) => number }>> =
+  {
+    linear: { up: (done) => done, down: (done) => 1 - done },
+    cosine: { up: (done) => 0.5 * (1 - Math.cos(Math.PI * done)), down: (done, cycles) => wave(cycles, done) },
+    "1-sqrt": { up: (done) => 1 - Math.sqrt(1 - done), down: (done) => 1 - Math.sqrt(done) },
+  };
+
+function checkLowest({ min_lr, min_lr_rate }: ScheduleKwargs) {
+  if (min_lr !== undefined && min_lr_rate !== undefined) {
+    return ["min_lr and min_lr_rate are both given", "Keep one of them."] as const;
+  }
+  if (min_lr !== undefined || min_lr_rate !== undefined) return undefined;
+  return ["the lowest rate is missing", "Set min_lr_rate, a part of learning_rate, or min_lr, the rate."] as const;
+}
+
+const TABLE: Readonly<Record<string, Schedule>> = {
+  linear: {
+    warmUp: "linear",
+    kwargs: [],
+    factor: ({ step, total, warmup }) => Math.max(0, (total - step) / Math.max(1, total - warmup)),
+  },
+  cosine: {
+    warmUp: "linear",
+    kwargs: ["num_cycles"],
+    factor: (point, { num_cycles = 0.5 }) => Math.max(0, wave(num_cycles, progress(point))),
+  },
+  cosine_with_restarts: {
+    warmUp: "linear",
+    kwargs: ["num_cycles"],
+    factor(point, { num_cycles = 1 }) {
+      const done = progress(point);
+      return done >= 1 ? 0 : Math.max(0, wave(0.5, (num_cycles * done) % 1));
+    },
+  },
+  cosine_with_min_lr: {
+    warmUp: "linear",
+    kwargs: ["num_cycles", "min_lr", "min_lr_rate"],
+    check: checkLowest,
+    factor: (point, kwargs) =>
+      lift(wave(kwargs.num_cycles ?? 0.5, progress(point)), lowestOf(kwargs, point.base)),
+  },
+  cosine_warmup_with_min_lr: {
+    warmUp: "its own",
+    kwargs: ["num_cycles", "min_lr", "min_lr_rate", "warmup_lr_rate"],
+    check: checkLowest,
+    factor(point, kwargs) {
+      const { step, warmup } = point, { warmup_lr_rate: first } = kwargs;
+      if (step >= warmup) {
+        return lift(wave(kwargs.num_cycles ?? 0.5, progress(point, 1)), lowestOf(kwargs, point.base));
+      }
+      return first === undefined
+        ? (step + 1) / Math.max(1, warmup)
+        : first + (1 - first) * step / Math.max(1, warmup - 1);
+    },
+  },
+  polynomial: {
+    warmUp: "linear",
+    kwargs: ["power", "lr_end"],
+    check: ({ lr_end = 1e-7 }, base) =>
+      base > lr_end ? undefined : [`lr_end ${lr_end} is not below learning_rate ${base}`, "Set a smaller lr_end."],
+    factor({ step, total, warmup, base }, { lr_end = 1e-7, power = 1 }) {
+      if (step > total) return lr_end / base;
+      const left = 1 - (step - warmup) / Math.max(1, total - warmup);
+      return ((base - lr_end) * left ** power + lr_end) / base;
+    },
+  },
+  constant: { warmUp: "none", factor: () => 1 },
+  constant_with_warmup: { warmUp: "linear", factor: () => 1 },
+  inverse_sqrt: {
+    warmUp: "linear",
+    kwargs: ["timescale"],
+    factor: ({ step, warmup }, { timescale = warmup || 10_000 }) =>
+      1 / Math.sqrt((step + timescale - warmup) / timescale),
+  },
+  warmup_stable_decay: {
+    warmUp: "its own",
+    kwargs: ["num_decay_steps", "num_stable_steps", "warmup_type", "decay_type", "min_lr_ratio", "num_cycles"],
+    check({ num_decay_steps, warmup_type = "linear", decay_type = "cosine" }) {
+      if (num_decay_steps === undefined) {
+        return ["num_decay_steps is missing", "Set num_decay_steps, the steps in which the rate falls at the end."];
+      }
+      const unknown = [warmup_type, decay_type].find((type) => !Object.hasOwn(SLOPES, type));
+      return unknown === undefined
+        ? undefined
+        : [`there is no slope '${unknown}'`, `Use one of: ${Object.keys(SLOPES).join(", ")}.`];
+    },
+    factor({ step, total, warmup }, kwargs) {
+      const { warmup_type = "linear", decay_type = "cosine", min_lr_ratio = 0, num_cycles = 0.5 } = kwargs;
+      const fall = kwargs.num_decay_steps!;
+      if (step < warmup) return lift(SLOPES[warmup_type]!.up(step / Math.max(1, warmup)), min_lr_ratio);
+      const into = step - warmup - (kwargs.num_stable_steps ?? total - warmup - fall);
+      if (into < 0) return 1;
+      if (into >= fall) return min_lr_ratio;
+      return lift(SLOPES[decay_type]!.down(into / Math.max(1, fall), num_cycles), min_lr_ratio);
+    },
+  },
 };
 
-const FACTORS: Record<string, Factor> = {
-  linear: ({ step, total, warmup }) => Math.max(0, (total - step) / Math.max(1, total - warmup)),
-  cosine,
-  constant: () => 1,
-  constant_with_warmup: () => 1,
-  cosine_with_min_lr(point, kwargs) {
-    const { min_lr, min_lr_rate } = kwargs;
-    if (min_lr === undefined && min_lr_rate === undefined) {
-      throw new NibbleError("optim/schedule", "cosine_with_min_lr needs its lowest rate", {
-        where: "lr_scheduler_kwargs",
-        remedy: "Set min_lr (the rate) or min_lr_rate (a part of learning_rate).",
-      });
-    }
-    const lowest = min_lr !== undefined ? min_lr / point.base : min_lr_rate!;
-    return Math.max(0, cosine(point, kwargs) * (1 - lowest) + lowest);
-  },
-  cosine_with_restarts(point, kwargs) {
-    const p = progress(point);
-    return p >= 1 ? 0 : Math.max(0, 0.5 * (1 + Math.cos(Math.PI * (((kwargs.num_cycles ?? 1) * p) % 1))));
-  },
-  warmup_stable_decay({ step, total, warmup }, kwargs) {
-    const { num_decay_steps: decay, min_lr_ratio: lowest = 0, num_cycles = 0.5 } = kwargs;
-    if (decay === undefined) {
-      throw new NibbleError("optim/schedule", "warmup_stable_decay needs num_decay_steps", {
-        where: "lr_scheduler_kwargs",
-        remedy: "Set num_decay_steps, the steps in which the rate falls at the end.",
-      });
-    }
-    const stable = kwargs.num_stable_steps ?? Math.max(0, total - warmup - decay);
-    const into = step - warmup - stable;
-    if (into < 0) return 1;
-    if (into >= decay) return lowest;
-    const shape = DECAYS[kwargs.decay_type ?? "cosine"];
-    if (!shape) {
-      throw new NibbleError("optim/schedule", `Unknown decay_type '${kwargs.decay_type}'`, {
-        where: "lr_scheduler_kwargs",
-        remedy: `Use one of: ${Object.keys(DECAYS).join(", ")}.`,
-      });
-    }
-    return Math.max(0, shape(into / Math.max(1, decay), num_cycles) * (1 - lowest) + lowest);
-  },
-  inverse_sqrt({ step, warmup }, kwargs) {
-    const timescale = kwargs.timescale ?? (warmup || 10_000);
-    return 1 / Math.sqrt((step + timescale - warmup) / timescale);
-  },
-  polynomial({ step, total, warmup, base }, kwargs) {
-    const end = kwargs.lr_end ?? 1e-7;
-    if (step > total) return end / base;
-    const left = 1 - (step - warmup) / (total - warmup);
-    return ((base - end) * left ** (kwargs.power ?? 1) + end) / base;
-  },
-};
+/** Transformers' schedules that follow the evaluation instead of the step. */
+const FOLLOWING = ["reduce_lr_on_plateau", "greedy"];
 
 /** Names that {@link learningRate} takes. */
-export const SCHEDULES: readonly string[] = Object.keys(FACTORS);
+export const SCHEDULES: readonly string[] = Object.keys(TABLE);
 
 /**
- * Refuses a schedule that cannot run, before it does.
+ * Refuses what no run could follow: an unknown name, one that follows the evaluation, arguments that the schedule does
+ * not take, or lacks. Transformers refuses the same.
  *
- * @throws NibbleError `optim/schedule` for an unknown name or a missing entry of `kwargs`
+ * @param base `learning_rate`
+ * @throws NibbleError `optim/schedule`
+ * @example
+ * ```ts
+ * import { checkSchedule } from "./schedules.ts";
+ * checkSchedule("cosine_with_min_lr", 2e-5, { min_lr_rate: 0.1 });
+ * ```
  */
-export function checkSchedule(name: string, kwargs?: ScheduleKwargs): void {
-  learningRate(name, { step: 1, total: 4, warmup: 1, base: 1, kwargs });
+export function checkSchedule(name: string, base: number, kwargs: ScheduleKwargs = {}): void {
+  const refuse = (what: string, remedy: string, where = "lr_scheduler_kwargs"): never => {
+    throw new NibbleError("optim/schedule", what, { where, remedy });
+  };
+  const schedule = Object.hasOwn(TABLE, name) ? TABLE[name]! : undefined;
+  if (!schedule) {
+    const all = `Use one of: ${SCHEDULES.join(", ")}.`;
+    if (FOLLOWING.includes(name)) {
+      return refuse(`Schedule '${name}' follows the evaluation, which is not built`, all, "lr_scheduler_type");
+    }
+    const near = nearest(name, SCHEDULES);
+    return refuse(`Unknown schedule '${name}'`, near ? `Did you mean ${near}? ${all}` : all, "lr_scheduler_type");
+  }
+  const { kwargs: takes, check } = schedule;
+  const foreign = takes && Object.keys(kwargs).find((key) => !takes.some((known) => known === key));
+  if (foreign !== undefined) {
+    refuse(`${name} takes no argument '${foreign}'`, takes!.length ? `It takes ${takes!.join(", ")}.` : "It takes none.");
+  }
+  const wrong = check?.(kwargs, base);
+  if (wrong) refuse(`${name}: ${wrong[0]}`, wrong[1]);
 }
 
 /**
- * The learning rate of one step, in units of `base`'s. Warm-up rises linearly from 0 (all but `constant`).
+ * The learning rate of one step, in units of `base`'s. Warm-up rises linearly from 0 (all but `constant` and two that
+ * have their own).
  *
- * @throws NibbleError `optim/schedule` for an unknown name or a missing `kwargs` entry
+ * @throws NibbleError `optim/schedule` as {@link checkSchedule}
  * @example
  * ```ts
  * import { learningRate } from "./schedules.ts";
@@ -136,17 +219,10 @@ export function checkSchedule(name: string, kwargs?: ScheduleKwargs): void {
  * ```
  */
 export function learningRate(name: string, point: SchedulePoint): number {
-  const factor = Object.hasOwn(FACTORS, name) ? FACTORS[name] : undefined;
-  if (!factor) {
-    throw new NibbleError("optim/schedule", `Unknown schedule '${name}'`, {
-      where: "lr_scheduler_type",
-      remedy: `Use one of: ${SCHEDULES.join(", ")}.`,
-    });
-  }
-  if (name !== "constant" && point.step < point.warmup) {
-    return point.base * (point.step / Math.max(1, point.warmup));
-  }
-  return point.base * factor(point, point.kwargs ?? {});
+  const { step, warmup, base, kwargs = {} } = point;
+  checkSchedule(name, base, kwargs);
+  const { warmUp, factor } = TABLE[name]!;
+  return base * (warmUp === "linear" && step < warmup ? step / Math.max(1, warmup) : factor(point, kwargs));
 }
 
 /**

@@ -69,7 +69,7 @@ export const CODE_BOOKS: Readonly<Record<QuantType, CodeBook>> = {
   },
   fp4: {
     quantType: "fp4",
-    values: Float32Array.from([...FP4_MAGNITUDES, ...FP4_MAGNITUDES.map((v) => -v)]),
+    values: Float32Array.from([...FP4_MAGNITUDES, ...FP4_MAGNITUDES.map((v) => 0 - v)]), // no -0, as in bitsandbytes
     thresholds: Float32Array.of(
       0.00260417,
       0.0859375,

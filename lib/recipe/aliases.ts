@@ -2,6 +2,7 @@
  * Older and newer names of the same setting, and of the same value.
  * @module
  */
+import { OPTIMIZER_ALIASES } from "../optim/catalog.ts";
 import type { SettingName } from "../train/settings.ts";
 
 /** Another name of a setting. */
@@ -49,12 +50,7 @@ export const PART_OF: ReadonlyMap<string, string> = new Map([["test_split_size",
 
 /** Setting to the other names of its values. */
 export const VALUE_ALIASES: Readonly<Partial<Record<SettingName, Readonly<Record<string, string>>>>> = {
-  optim: {
-    adamw_torch_fused: "adamw_torch",
-    adamw_hf: "adamw_torch",
-    adamw_8bit: "adamw_bnb_8bit",
-    paged_adamw: "paged_adamw_32bit",
-  },
+  optim: { ...OPTIMIZER_ALIASES, adamw_hf: "adamw_torch" },
   packing_strategy: { ffd: "bfd" },
   loss_type: { chunked_nll: "nll" },
   torch_dtype: { bf16: "bfloat16", fp16: "float16", half: "float16", fp32: "float32", float: "float32" },

@@ -3,6 +3,8 @@
  * @module
  */
 import { NibbleError } from "../errors.ts";
+import { readOptimArgs } from "../optim/catalog.ts";
+import { checkSchedule } from "../optim/schedules.ts";
 import { DPO_LOSSES } from "../train/objectives/losses.ts";
 import {
   datasetPlan,
@@ -17,11 +19,6 @@ import { same, show } from "./coerce.ts";
 /** Where a setting was given, for messages; undefined where it has its default. */
 export type Where = (name: SettingName) => string | undefined;
 
-/** Arguments that a schedule cannot do without: any one of each row. */
-const SCHEDULE_NEEDS: Readonly<Record<string, readonly string[]>> = {
-  cosine_with_min_lr: ["min_lr", "min_lr_rate"],
-};
-
 /** The losses of tasks that have several. */
 const LOSSES: Readonly<Partial<Record<Task, readonly string[]>>> = { dpo: DPO_LOSSES, kto: ["kto"] };
 
@@ -29,7 +26,7 @@ const LOSSES: Readonly<Partial<Record<Task, readonly string[]>>> = { dpo: DPO_LO
  * Refuses settings that contradict each other, as transformers, TRL and the handbook do.
  *
  * @throws NibbleError `recipe/needs-peft`, `recipe/reference-with-peft`, `recipe/loss`, `recipe/schedule`,
- *   `recipe/best-model`, `recipe/not-built`
+ *   `recipe/optim-args`, `recipe/best-model`, `recipe/not-built`
  */
 export function checkSettings(settings: TrainSettings, where: Where): void {
   const refuse = (code: string, what: string, name: SettingName, remedy: string): never => {
@@ -49,11 +46,10 @@ export function checkSettings(settings: TrainSettings, where: Where): void {
     const what = `loss_type: ${settings.loss_type} is no loss of ${settings.nibble_task}`;
     refuse("loss", what, "loss_type", `Use ${losses.join(", ")}; or say by nibble_task what to train.`);
   }
-  const needed = SCHEDULE_NEEDS[settings.lr_scheduler_type];
-  if (needed && !needed.some((key) => settings.lr_scheduler_kwargs?.[key] !== undefined)) {
-    const what = `lr_scheduler_type: ${settings.lr_scheduler_type} needs ${needed.join(" or ")}`;
-    refuse("schedule", what, "lr_scheduler_type", `Add lr_scheduler_kwargs: {${needed.at(-1)}: ...}.`);
-  }
+  const { lr_scheduler_type, lr_scheduler_kwargs, optim, optim_args } = settings;
+  const kwargs: SettingName = lr_scheduler_kwargs ? "lr_scheduler_kwargs" : "lr_scheduler_type";
+  located("schedule", where(kwargs), () => checkSchedule(lr_scheduler_type, settings.learning_rate, lr_scheduler_kwargs ?? {}));
+  located("optim-args", where("optim_args"), () => readOptimArgs(optim, optim_args));
   const apart = settings.load_best_model_at_end ? savedApartFromEvaluation(settings) : undefined;
   if (apart) {
     refuse(
@@ -73,6 +69,21 @@ export function checkSettings(settings: TrainSettings, where: Where): void {
     if (!unbuilt || same(settings[name], defaults[name])) continue;
     const what = `${name}: ${show(settings[name])} asks for something not built: ${unbuilt}`;
     refuse("not-built", what, name, `Remove ${name}.`);
+  }
+}
+
+/** Runs another room's check; what it refuses is told with the place in the recipe. */
+function located(code: string, place: string | undefined, check: () => void): void {
+  try {
+    check();
+  } catch (error) {
+    if (!(error instanceof NibbleError)) throw error;
+    const { remedy, where } = error;
+    throw new NibbleError(`recipe/${code}`, error.message.split("\n")[0]!, {
+      ...(place || where ? { where: place ?? where! } : {}),
+      ...(remedy ? { remedy } : {}),
+      cause: error,
+    });
   }
 }
 

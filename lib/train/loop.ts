@@ -91,6 +91,8 @@ export interface LoopOptions {
   afterMove?: () => Promise<void>;
 }
 
+// Training comes back to the same shapes, and logs every few steps; the batches of an evaluation differ in length.
+const IDLE_STEPS = 16, IDLE_BATCHES = 2;
 /** Steps whose gradient was not finite before the run gives up. */
 const MOST_SKIPPED = 10;
 
@@ -126,7 +128,7 @@ export async function runLoop(o: LoopOptions): Promise<{ state: LoopState; stopp
       window.forEach((batch, micro) => trainBatch(o, batch, counts, state.step * 1009 + micro, sums));
       await o.optimizer.step({ lr, step: state.step + 1, gradScale: 1 / units });
       gpu().stream.flush();
-      gpu().pool.age();
+      gpu().pool.age(IDLE_STEPS);
       state.step++;
       addCounts(state.pending.counts, { ...counts, [PER_STEP]: 1 });
       const tokens = window.reduce((n, b) => n + b.realTokens, 0);
@@ -260,7 +262,7 @@ export async function evaluate(
   for (const batch of used) {
     noGrad(() => scope(() => addInto(sums, objective.loss(model, batch, { totals }))));
     await gpu().stream.fence();
-    gpu().pool.age();
+    gpu().pool.age(IDLE_BATCHES);
   }
   const values = await sums.data();
   sums.dispose();

@@ -12,7 +12,7 @@ import { openChain, resolveModel } from "../lora/chain.ts";
 import { buildModel, type BuildOptions } from "../model/load.ts";
 import type { Model } from "../model/model.ts";
 import { randomSource } from "../model/random_source.ts";
-import { createOptimizer, createParameterPages, type Optimizer, type ParameterPages } from "../optim/mod.ts";
+import { createOptimizer, createParameterPages, decays, type Optimizer, type ParameterPages } from "../optim/mod.ts";
 import { createTokenizer, type Tokenizer } from "../text/mod.ts";
 import { generatedBase } from "./generated.ts";
 import type { TrainSettings } from "./settings.ts";
@@ -181,11 +181,6 @@ function numbers(key: string, map: Record<string, unknown> | null): Record<strin
   });
 }
 
-/** Weights that Trainer does not decay. */
-function decays(name: string): boolean {
-  return !/bias|norm|\bln_/.test(name);
-}
-
 /** Loads the base and makes the run's parameters trainable. */
 export function setUpModel(
   s: TrainSettings,
@@ -219,6 +214,7 @@ export function setUpModel(
       weight_decay: s.weight_decay,
       max_grad_norm: s.max_grad_norm ?? 0,
       optim_args: s.optim_args ?? null,
+      paging: { residentBytes: extra.residentBytes ?? 0 },
     }));
     return { model, adapter, pages, optimizer, dispose: () => made.reverse().forEach((m) => m.dispose()) };
   } catch (error) {
@@ -227,7 +223,10 @@ export function setUpModel(
   }
 }
 
-type Extra = Pick<BuildOptions, "onProgress" | "rehearsal">;
+type Extra = Pick<BuildOptions, "onProgress" | "rehearsal"> & {
+  /** Bytes of a paged optimizer's state that stay on the device, from the plan. */
+  residentBytes?: number;
+};
 type Note = <T extends { dispose(): void }>(thing: T) => T;
 type Trainable = Pick<TrainableModel, "model" | "adapter" | "pages">;
 
@@ -264,7 +263,7 @@ function withAdapter(
 function allTrainable(files: ModelFiles, maxPositions: number, extra: Extra, note: Note): Trainable {
   const shapes = parameterShapes(readConfig(files.config, files.path));
   const pages = note(createParameterPages(
-    shapes.map(({ name, shape }) => ({ name, shape, decay: decays(name) })),
+    shapes.map((spec) => ({ ...spec, decay: decays(spec.name), optim_bits: isEmbedding(spec) ? 32 : undefined })),
     "base",
   ));
   const model = note(buildModel(files.config, files.source, {

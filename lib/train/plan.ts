@@ -4,6 +4,7 @@
  */
 import type { Batch } from "../data/mod.ts";
 import type { ModelFiles } from "../formats/mod.ts";
+import { NibbleError } from "../errors.ts";
 import { BUFFER_KINDS, gpu, mib, type Rehearsal, rehearse } from "../gpu/mod.ts";
 import { differentiate, noGrad } from "../tensor/tape.ts";
 import { scope } from "../tensor/tensor.ts";
@@ -44,7 +45,7 @@ export interface PlanInputs {
 export async function planMemory(s: TrainSettings, inputs: PlanInputs): Promise<MemoryPlan> {
   const budget = memoryBudget(s);
   const { objective } = inputs;
-  const rehearsal = await rehearse(gpu(), budget, async () => {
+  const rehearsal = await rehearse(gpu(), Infinity, async () => {
     const run = setUpModel(s, inputs.files as ModelFiles, inputs.maxPositions, { rehearsal: true });
     if (needsReference(objective) && inputs.scored) {
       noGrad(() => scope(() => void objective.score(run.model, inputs.scored!)));
@@ -66,7 +67,20 @@ export async function planMemory(s: TrainSettings, inputs: PlanInputs): Promise<
     }
     await run.optimizer.step({ lr: 0, step: 1, gradScale: 1 });
   });
-  return { ...rehearsal, budget };
+  const plan = { ...rehearsal, budget };
+  if (plan.memory.peakBytes > budget) {
+    throw new NibbleError("gpu/budget", `The run needs ${mib(plan.memory.peakBytes)} of device memory`, {
+      where: `nibble_memory_budget_gb allows ${mib(budget)}; at the peak: ${byKind(plan)}`,
+      remedy:
+        "Lower per_device_train_batch_size or max_length, turn on gradient_checkpointing or load_in_4bit, take a " +
+        "paged_* or 8-bit optim, or raise nibble_memory_budget_gb.",
+    });
+  }
+  return plan;
+}
+
+function byKind({ memory: { atPeak } }: Rehearsal): string {
+  return BUFFER_KINDS.filter((k) => atPeak[k] > 0).map((k) => `${k} ${mib(atPeak[k])}`).join(", ");
 }
 
 /** The batch with the most positions and the one with the most trained tokens. */
@@ -79,8 +93,8 @@ function largest(objective: Objective, batches: readonly Batch[]): Batch[] {
 
 /** The plan as a line for the log. */
 export function formatPlan(plan: MemoryPlan): string {
-  const { atPeak, peakBytes } = plan.memory;
-  const kinds = BUFFER_KINDS.filter((k) => atPeak[k] > 0).map((k) => `${k} ${mib(atPeak[k])}`).join(", ");
+  const { peakBytes } = plan.memory;
+  const kinds = byKind(plan);
   const budget = Number.isFinite(plan.budget) ? ` of ${mib(plan.budget)}` : "";
   return `plan        ${mib(peakBytes)}${budget}: ${kinds}; largest binding ${mib(plan.largestBinding)}, ` +
     `${plan.dispatches} launches rehearsed`;

@@ -6,10 +6,12 @@
 import { createHash } from "node:crypto";
 import { join } from "@std/path";
 import { NibbleError } from "../errors.ts";
-import { openSafetensors, writeSafetensors } from "../formats/mod.ts";
+import { contentHashOf, openSafetensors, writeSafetensors } from "../formats/mod.ts";
 import { gpu } from "../gpu/mod.ts";
 import { nibbleCache } from "../hub/mod.ts";
+import { openChain, resolveModel } from "../lora/chain.ts";
 import type { Adapter } from "../lora/lora.ts";
+import { buildModel } from "../model/load.ts";
 import type { Model } from "../model/model.ts";
 import { noGrad } from "../tensor/tape.ts";
 import { keep, scope, type Tensor } from "../tensor/tensor.ts";
@@ -62,6 +64,24 @@ export async function scoreReference(s: TrainSettings, run: ReferenceRun): Promi
     run.reporter.note(
       `reference   ${all.length} sequences scored in ${seconds.toFixed(1)} s, kept in ${path}`,
     );
+  }
+}
+
+/** Scores by another model (`ref_model`), which is on the device only meanwhile. */
+export async function scoreByOther(
+  s: TrainSettings,
+  run: Omit<ReferenceRun, "model" | "adapter" | "hash">,
+  options: { maxPositions: number; base?: string | undefined },
+): Promise<void> {
+  const { base, maxPositions } = options;
+  const files = openChain(await resolveModel(s.ref_model!, base ? { base } : {}));
+  let model: Model | undefined;
+  try {
+    model = buildModel(files.config, files.source, { path: files.path, maxPositions });
+    await scoreReference(s, { ...run, model, adapter: undefined, hash: contentHashOf(files) });
+  } finally {
+    model?.dispose();
+    files.source.close();
   }
 }
 

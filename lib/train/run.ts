@@ -26,7 +26,7 @@ import { needsReference } from "./objectives/preference_loss.ts";
 import { formatPlan } from "./plan.ts";
 import { openRunDevice, prepareRun } from "./prepare_run.ts";
 import { createReporter, etaOf, type Reporter } from "./progress.ts";
-import { scoreReference } from "./reference.ts";
+import { scoreByOther, scoreReference } from "./reference.ts";
 import { noEffect, type TrainSettings } from "./settings.ts";
 import { openRecord, runName } from "./record.ts";
 import { createSaving } from "./saving.ts";
@@ -98,7 +98,14 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
   });
   note(formatPlan(run.plan));
 
-  // 3. model on the device
+  // 3. model on the device; the reference scores all rows first, or another one before it
+  const reference = needsReference(run.objective)
+    ? {
+      ...{ objective: run.objective, reporter, signal: options.signal },
+      sides: run.test ? [run.train, run.test] : [run.train],
+    }
+    : undefined;
+  if (reference && s.ref_model) await scoreByOther(s, reference, { ...options, maxPositions: run.maxPositions });
   let setUp: TrainableModel;
   try {
     setUp = setUpModel(s, run.files, run.maxPositions);
@@ -112,12 +119,7 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
       `trainable   ${pages.count.toLocaleString("en")} parameters ` +
         `(${(100 * pages.count / (model.summary.parameters + (adapter ? pages.count : 0))).toFixed(2)} %)`,
     );
-    if (needsReference(run.objective)) {
-      await scoreReference(s, {
-        ...{ objective: run.objective, model, adapter, hash: run.hash, reporter, signal: options.signal },
-        sides: run.test ? [run.train, run.test] : [run.train],
-      });
-    }
+    if (reference && !s.ref_model) await scoreReference(s, { ...reference, model, adapter, hash: run.hash });
     return await trainModel(s, options, {
       ...{ reporter, setUp, tokenizer: run.tokenizer, hash: run.hash, order: run.order, evals: run.evals },
       ...{ chat: run.train.chat, trainRows: run.train.lengths.length, plan: run.plan },

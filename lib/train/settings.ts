@@ -14,6 +14,7 @@
  * ```
  * @module
  */
+import { findOptimizer, RULES } from "../optim/catalog.ts";
 import { DATA, PREFERENCE, TEXT } from "./settings/data.ts";
 import type { Dialect, Setting, Task, ValueOf } from "./settings/kinds.ts";
 import { HUB, LOOP, NIBBLE, OPTIMIZER, OUTPUT } from "./settings/loop.ts";
@@ -162,9 +163,9 @@ const CONDITIONS: Partial<Record<SettingName, (s: TrainSettings) => string | und
   logging_steps: (s) => s.logging_strategy === "steps" ? undefined : "only with logging_strategy: steps",
   save_steps: (s) => s.save_strategy === "steps" ? undefined : "only with save_strategy: steps",
   save_total_limit: (s) => s.save_strategy === "no" ? "save_strategy: no writes no checkpoints" : undefined,
-  adam_beta1: needsAdam,
-  adam_beta2: needsAdam,
-  adam_epsilon: needsAdam,
+  adam_beta1: (s) => needsReader(s, "adam_beta1"),
+  adam_beta2: (s) => needsReader(s, "adam_beta2"),
+  adam_epsilon: (s) => needsReader(s, "adam_epsilon"),
   report_to: toldTo,
   wandb_project: needsWandb,
   wandb_entity: needsWandb,
@@ -184,8 +185,9 @@ function needsWarmUp(s: TrainSettings): string | undefined {
   return s.lr_scheduler_type === "constant" ? "lr_scheduler_type: constant has no warm-up" : undefined;
 }
 
-function needsAdam(s: TrainSettings): string | undefined {
-  return s.optim.includes("adam") ? undefined : `optim: ${s.optim} does not use it`;
+function needsReader({ optim }: TrainSettings, name: SettingName): string | undefined {
+  const reads: readonly string[] = RULES[findOptimizer(optim).rule].reads;
+  return reads.includes(name) ? undefined : `optim: ${optim} does not use it`;
 }
 
 const REPORTED = ["tensorboard", "wandb", "all", "none"];

@@ -152,7 +152,7 @@ Deno.test("what lies idle for three steps is destroyed, what each step uses is k
   pool.release(pool.acquire(7 * 256, "scratch")); // of a shape that comes once
   for (let step = 0; step < 6; step++) {
     pool.release(pool.acquire(9 * 256, "scratch"));
-    pool.age();
+    pool.age(3);
     assert.equal(pool.report().idleBytes, (step < 3 ? 16 : 9) * 256, `after step ${step + 1}`);
   }
   assert.deepEqual(log, ["flush", "forget 1", `destroy ${7 * 256}`]);

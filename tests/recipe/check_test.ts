@@ -15,6 +15,8 @@ const REFUSED: [code: string, text: string, ...words: RegExp[]][] = [
     /my.yaml:4/,
     /Remove/,
   ],
+  ["loss", `${MODEL}${DATA}nibble_task: dpo\nloss_type: kto\n`, /no loss of dpo/, /my.yaml:4/, /kto_pair/],
+  ["loss", `${MODEL}${DATA}nibble_task: kto\nloss_type: ipo\n`, /no loss of kto/, /Use kto/],
   ["schedule", `${MODEL}${DATA}lr_scheduler_type: cosine_with_min_lr\n`, /min_lr_rate/, /my.yaml:3/],
   ["not-built", `${MODEL}${DATA}dataset_kwargs: {skip_prepare_dataset: true}\n`, /tokens/],
   [
@@ -68,6 +70,7 @@ const ACCEPTED = [
   `${MODEL}${DATA}ref_model: a/b\nnibble_task: dpo\n`,
   `${MODEL}${DATA}lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: {min_lr: 1e-6}\n`,
   `${MODEL}${DATA}nibble_model_config: {model_type: llama}\n`,
+  `${MODEL}${DATA}nibble_task: dpo\nloss_type: kto_pair\n`,
   `${MODEL}${DATA}truncation_mode: keep_end\n`,
   `${MODEL}${DATA}load_best_model_at_end: true\neval_strategy: steps\neval_steps: 50\nsave_steps: 100\n`,
   `${MODEL}${DATA}load_best_model_at_end: true\neval_strategy: steps\neval_steps: 0.1\nsave_steps: 0.3\n`,

@@ -42,6 +42,6 @@ Deno.test("help: every setting with its meaning and default", () => {
   }
   assert.match(
     help,
-    /--learning_rate\n.*\n +a number, at least 0; default 2e-5, dpo: 1e-6, orpo: 1e-6 \(TRL 0.19\)/,
+    /--learning_rate\n.*\n +a number, at least 0; default 2e-5, dpo: 1e-6, orpo: 1e-6, kto: 1e-6 \(TRL 0.19\)/,
   );
 });

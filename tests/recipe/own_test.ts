@@ -10,6 +10,8 @@ const OWN = [
   "smollm2-135m/sft/config_qlora.yaml",
   "quickstart/config.yaml",
   "quickstart/pretrain.yaml",
+  "smollm2-135m/dpo/config_qlora.yaml",
+  "smollm2-135m/orpo/config_qlora.yaml",
   "smollm2-135m/sft/config_lora.yaml",
   "smollm2-135m/sft/config_full.yaml",
   "smollm2-135m/cpt/config_full.yaml",

@@ -21,6 +21,9 @@ Deno.test("task: by keys", () => {
   assert.equal(task({ loss_type: "ipo" }), "dpo");
   assert.equal(task({ loss_type: "nll", beta: 0.1 }), "sft");
   assert.equal(task({ packing: true }), "sft");
+  assert.equal(task({ loss_type: "kto" }), "kto");
+  assert.equal(task({ loss_type: "kto_pair" }), "dpo");
+  assert.equal(task({ beta: 0.1, desirable_weight: 2 }), "kto");
   const pairs = { datasets: [{ columns: ["chosen", "rejected", "prompt"] }] };
   assert.equal(task({ dataset_mixture: pairs }), "dpo");
   assert.equal(task({ dataset_mixture: { datasets: [{ columns: ["messages"] }] } }), "sft");

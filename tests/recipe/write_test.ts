@@ -80,7 +80,7 @@ Deno.test("write: reading it again gives the same settings, whatever they are", 
     requiredKeys: [],
   });
   fc.assert(
-    fc.property(settings, fc.constantFrom<Task>("sft", "dpo", "orpo", "cpt"), (changes, task) => {
+    fc.property(settings, fc.constantFrom<Task>("sft", "dpo", "orpo", "kto", "cpt"), (changes, task) => {
       const all = {
         ...defaultSettings(task),
         ...changes,
@@ -89,6 +89,7 @@ Deno.test("write: reading it again gives the same settings, whatever they are", 
         hub_token: null,
       };
       all.lr_scheduler_type = "linear";
+      all.loss_type = defaultSettings(task).loss_type;
       all.ref_model = null;
       all.dataset_kwargs = null;
       const again = parseRecipe(writeRecipe(all), { overrides: [], complete: false }).settings;

@@ -36,7 +36,7 @@ Deno.test("plan: a budget that the run exceeds is refused with status 1, before 
     "--nibble_memory_budget_gb=0.001",
   );
   assert.equal(code, 1);
-  assert.match(err, /error: Out of device memory.*\n.*budget of 1.0 MiB/);
+  assert.match(err, /error: The run needs \d+(\.\d)? MiB of device memory\n.*allows 1.0 MiB/);
 });
 
 Deno.test("chat: the same greedy words each time, a stop at the limit, and errors that say the remedy", async () => {

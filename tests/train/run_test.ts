@@ -263,7 +263,7 @@ gpuTest("what cannot be trained is refused before training, and nothing is writt
   await refused(tinySettings(masked), /^data\//, /token/);
   await refused(tinySettings(none), /^data\//, /empty|no rows/i);
   await refused(tinySettings(columns), /^data\//, /question/);
-  await refused(tinySettings(good, { nibble_task: "dpo" }), /^train\/unsupported$/, /dpo/);
+  await refused(tinySettings(good, { nibble_task: "dpo" }), /^data\/no-columns$/, /chosen/);
   await refused(tinySettings(good, { lora_target_modules: ["qkv"] }), /^lora\/no-target$/, /qkv.*q_proj/s);
   await refused(
     tinySettings(good, { use_peft: false, load_in_4bit: true }),
@@ -297,7 +297,7 @@ gpuTest("what cannot be trained is refused before training, and nothing is writt
 Deno.test("a budget too small is refused by the plan, before the model is loaded", async () => {
   const data = dataFolder();
   const s = tinySettings(data, { nibble_memory_budget_gb: 0.0005 });
-  await refused(s, /^gpu\/budget$/, /Out of device memory.*budget of 0\.5 MiB.*nibble_memory_budget_gb/s);
+  await refused(s, /^gpu\/budget$/, /The run needs .*allows 0\.5 MiB.*nibble_memory_budget_gb/s);
   assert.equal(gpu().pool.report().created, 0, "not one buffer was made");
   const enough = tinySettings(data, { nibble_memory_budget_gb: 0.05, max_steps: 1 });
   await quietTrain(enough);

@@ -85,8 +85,8 @@ export const PREFERENCE = {
   reference_free: { type: "bool", default: false, from: "TRL 0.19", tasks: ["dpo"],
     doc: "Leave the reference out of the loss." },
   ref_model: { type: "string?", default: null, from: "TRL 0.19", tasks: ["dpo"],
-    unbuilt: "a reference other than the model that training begins with",
-    doc: "A reference model of its own. With use_peft the base without its adapters is the reference." },
+    doc: "A reference of its own, for full fine-tuning; null: the model as it is before training. With use_peft " +
+      "the base without its adapters is the reference." },
   precompute_ref_log_probs: { type: "bool", default: false, from: "TRL 0.19", tasks: ["dpo", "kto"],
     noEffect: "it is always done, once, and kept on disk",
     doc: "Score all rows with the reference once, before training." },

@@ -2,6 +2,8 @@
  * Settings of the training loop: optimizer, schedule, batches, evaluation, checkpoints, output, upload.
  * @module
  */
+import { OPTIMIZERS } from "../../optim/catalog.ts";
+import { SCHEDULES } from "../../optim/schedules.ts";
 import type { Setting } from "./kinds.ts";
 
 // deno-fmt-ignore
@@ -11,8 +13,7 @@ export const OPTIMIZER = {
     byTask: { dpo: 1e-6, orpo: 1e-6, kto: 1e-6 }, min: 0,
     doc: "Peak learning rate." },
   lr_scheduler_type: { type: "choice", default: "linear", from: "Trainer 4.57",
-    choices: ["linear", "cosine", "cosine_with_restarts", "cosine_with_min_lr", "polynomial", "constant",
-      "constant_with_warmup", "inverse_sqrt"],
+    choices: SCHEDULES,
     doc: "How the learning rate moves from step to step." },
   lr_scheduler_kwargs: { type: "map?", default: null, from: "Trainer 4.57",
     doc: "Arguments of the schedule, such as min_lr_rate or num_cycles." },
@@ -21,12 +22,15 @@ export const OPTIMIZER = {
   warmup_steps: { type: "int", default: 0, from: "Trainer 4.57", min: 0,
     doc: "Steps of that rise; above 0 it wins over warmup_ratio. A number below 1 is read as warmup_ratio." },
   optim: { type: "choice", default: "adamw_torch", from: "Trainer 4.57",
-    choices: ["adamw_torch", "adamw_bnb_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "rmsprop", "sgd"],
-    doc: "Optimizer; 8bit keeps its state in 8 bits, paged keeps it within the memory budget." },
-  optim_args: { type: "string?", default: null, from: "Trainer 4.57", unbuilt: "arguments of optimizers",
-    doc: "Further arguments of the optimizer, as name=value,name=value." },
+    choices: OPTIMIZERS,
+    doc: "Optimizer; 8bit keeps the state of large parameters in 8 bits, paged keeps it in host memory and fetches " +
+      "it piece by piece." },
+  optim_args: { type: "string?", default: null, from: "Trainer 4.57",
+    doc: "Further arguments of the optimizer, as name=value,name=value; sgd: momentum, dampening, nesterov; rmsprop: " +
+      "momentum, alpha, eps, centered; adagrad: lr_decay, eps." },
   weight_decay: { type: "float", default: 0, from: "Trainer 4.57", min: 0,
-    doc: "Decoupled weight decay; norms and biases are exempt." },
+    doc: "Weight decay; norms and biases are exempt. Decoupled but with sgd, rmsprop and adagrad, whose gradient it " +
+      "joins." },
   adam_beta1: { type: "float", default: 0.9, from: "Trainer 4.57", min: 0, below: 1,
     doc: "Decay of the mean of the gradients." },
   adam_beta2: { type: "float", default: 0.999, from: "Trainer 4.57", min: 0, below: 1,

@@ -1,0 +1,101 @@
+"""Transformers with bitsandbytes on what nibble quantized; then the reverse, for read.ts."""
+import json
+import warnings
+
+import torch
+from bitsandbytes.nn import Linear4bit
+from interop import check, run
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+warnings.filterwarnings("ignore")
+torch.set_num_threads(2)
+IDS = torch.tensor([[1, 17, 5, 60, 33, 2, 41, 8, 8, 25, 3, 52]])
+NAMES = ["nf4_double", "nf4", "fp4_128", "nf4_bf16", "skipping", "gpt2"]
+
+
+def logits_of(model):
+    with torch.no_grad():
+        return model(input_ids=IDS).logits[0].float()
+
+
+def load(folder, **more):
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu", **more).eval()
+
+
+def distance(got, want):
+    return (got - want).abs().max().item() / want.abs().max().item()
+
+
+for name in NAMES:
+
+    @check(f"Transformers with bitsandbytes loads nibble's {name}: same logits")
+    def _(folder, name=name):
+        source = folder / "nibble" / name
+        case = json.loads((source / "case.json").read_text())
+        model = load(source)
+        layers = [m for m in model.modules() if isinstance(m, Linear4bit)]
+        assert len(layers) == case["quantizedLayers"], (len(layers), case)
+        for layer in layers:
+            layer.compute_dtype = torch.float32  # what nibble computes in; the file's config may say bfloat16
+        apart = distance(load_file(source / "logits.safetensors")["logits"], logits_of(model))
+        # f32: sums of up to 160 terms in another order through two layers. bfloat16: bitsandbytes rounds each decoded
+        # weight to the 8 bits of that type, nibble computes with what the codes say.
+        bound = 2**-6 if name == "nf4_bf16" else 1e-5
+        assert apart <= bound, apart
+        return f"{len(layers)} layers, largest difference {apart:.1e} of the largest logit"
+
+
+def settings(name):
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="fp4" if name == "fp4_128" else "nf4",
+        bnb_4bit_use_double_quant=name != "nf4", bnb_4bit_compute_dtype=torch.float32,
+        llm_int8_skip_modules=["lm_head", "down_proj", "v_proj"] if name == "skipping" else None,
+        bnb_4bit_quant_storage=torch.bfloat16 if name == "bf16_storage" else torch.uint8)
+
+
+@check("what bitsandbytes quantizes from the same weights is nibble's file byte for byte")
+def _(folder):
+    count, differ, lut = 0, 0, 0
+    for name, base in (("nf4_double", "llama"), ("nf4", "llama"), ("skipping", "llama"), ("gpt2", "gpt2")):
+        own = load(folder / "base" / base, quantization_config=settings(name)).state_dict()
+        nibble = load_file(folder / "nibble" / name / "model.safetensors")
+        marked = [key for key in nibble if ".quant_state." in key]
+        assert len(marked) == len([key for key in own if ".quant_state." in key])
+        for mark in marked:
+            weight = mark[:mark.index(".quant_state.")]
+            for key in [k for k in own if k == weight or k.startswith(weight + ".")]:
+                ours, theirs = nibble[key], own[key]
+                count += 1
+                if key != mark:
+                    assert ours.dtype == theirs.dtype and ours.shape == theirs.shape, (name, key, ours.shape, theirs.shape)
+                if torch.equal(ours, theirs):
+                    continue
+                differ += 1
+                if key.endswith(".absmax") and ours.dtype == torch.uint8:  # bitsandbytes' table of 65,536 bins
+                    assert (ours.int() - theirs.int()).abs().max() <= 1, (name, key)
+                    lut += int((ours != theirs).sum())
+                    continue
+                if key.endswith(".nested_absmax"):
+                    assert torch.allclose(ours, theirs, rtol=3e-7), (name, key)
+                    continue
+                assert key == mark, (name, key)
+                a, b = (json.loads(bytes(t.tolist())) for t in (ours, theirs))  # the offset, a mean, to an ulp or two
+                assert abs(a.pop("nested_offset") / b.pop("nested_offset") - 1) <= 3e-7, (name, key)
+                assert a == b, (name, a, b)
+    return f"{count} tensors; {differ} differ, in offsets by an ulp or two and in {lut} scales by one step"
+
+
+@check("models that Transformers quantized are left for nibble")
+def _(folder):
+    for name, base in (("nf4_double", "llama"), ("nf4", "llama"), ("fp4_128", "llama"), ("skipping", "llama"),
+                       ("bf16_storage", "llama"), ("gpt2", "gpt2")):
+        model = load(folder / "base" / base, quantization_config=settings(name))
+        target = folder / "python" / name
+        model.save_pretrained(target)
+        save_file({"logits": logits_of(model)}, target / "logits.safetensors")
+        (target / "case.json").write_text(
+            json.dumps({"layers": len([m for m in model.modules() if isinstance(m, Linear4bit)])}))
+
+
+run()
