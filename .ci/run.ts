@@ -33,6 +33,8 @@ const STAGES: Stage[] = [
     counts: true,
     needs: "tests",
   },
+  // Python's libraries on nibble's files
+  { name: "interop", command: [...DENO, "task", "test:interop"], counts: true, needs: "tests/interop" },
   { name: "notebooks", command: [...DENO, "task", "notebooks:run"], counts: true, needs: "notebooks" },
 ];
 

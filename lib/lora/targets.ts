@@ -4,7 +4,8 @@
  */
 import { NibbleError } from "../errors.ts";
 import type { Model } from "../model/model.ts";
-import { parameterShapes, type ParameterSpec } from "../model/parameters.ts";
+import { isEmbedding, parameterShapes, type ParameterSpec } from "../model/parameters.ts";
+import { decays } from "../optim/mod.ts";
 import type { LoraConfig } from "./config.ts";
 
 /**

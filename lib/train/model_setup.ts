@@ -11,6 +11,7 @@ import { parameterShapes } from "../model/config.ts";
 import { openChain, resolveModel } from "../lora/chain.ts";
 import { buildModel, type BuildOptions } from "../model/load.ts";
 import type { Model } from "../model/model.ts";
+import { isEmbedding } from "../model/parameters.ts";
 import { randomSource } from "../model/random_source.ts";
 import { createOptimizer, createParameterPages, decays, type Optimizer, type ParameterPages } from "../optim/mod.ts";
 import { createTokenizer, type Tokenizer } from "../text/mod.ts";

@@ -19,7 +19,6 @@ import type { MemoryPlan } from "./plan.ts";
 import type { evalBatches, trainingOrder } from "./prepare.ts";
 import type { Reporter } from "./progress.ts";
 import { openSettings, runName } from "./record.ts";
-import type { TrainOptions } from "./run.ts";
 import type { TrainSettings } from "./settings.ts";
 
 /** Version written into cards. */
@@ -113,7 +112,7 @@ export interface Outcome {
 }
 
 /** The model card of a finished run. */
-export function card(s: TrainSettings, options: TrainOptions, p: RunParts, o: Outcome): string {
+export function card(s: TrainSettings, recipeText: string | undefined, p: RunParts, o: Outcome): string {
   const named = (name: string) => ({
     name,
     onHub: /^[\w.-]+\/[\w.-]+$/.test(name) && !name.startsWith("assets/"),
@@ -149,7 +148,7 @@ export function card(s: TrainSettings, options: TrainOptions, p: RunParts, o: Ou
     parameters: model.summary.parameters,
     device: gpu().name,
     deviceBytes: o.memory.peakBytes,
-    recipe: options.recipeText ?? JSON.stringify(openSettings(s), null, 2),
+    recipe: recipeText ?? JSON.stringify(openSettings(s), null, 2),
     lossCurve: "loss_curve.svg",
     samples: o.samples,
     version: VERSION,

@@ -242,10 +242,12 @@ async function trainModel(
         saving.evaluated(log);
         evalNote(log, `step ${log.step}`);
       },
-      onSave: (now) => saving.save(now),
-      afterMove: async () => {
-        if (adapter) await checkMoved(p);
+      async onSave(now) {
+        const began = performance.now();
+        await saving.save(now);
+        idle += (performance.now() - began) / 1000;
       },
+      afterMove: () => checkMoved(p.setUp),
     });
     const seconds = (performance.now() - started) / 1000 - idle;
     if (stopped) {
@@ -279,39 +281,10 @@ async function trainModel(
 
     // 7. the output folder
     const memory = gpu().pool.report();
-    const losses = historyOf(trainer, "loss");
-    const trainLoss = losses.reduce((a, b) => a + b.loss, 0) / Math.max(1, losses.length);
-    record.add({
-      ...speedMetrics("train", seconds, { steps: end.step - first }),
-      train_loss: trainLoss,
-      total_flos: 0,
+    await writeOutputs(s, p, {
+      ...{ trainer, record, stopped, recipeText: options.recipeText },
+      ...{ before, after, seconds, steps: end.step - first, end, memory, samples },
     });
-    writeTrainerState(s.output_dir, trainer);
-    writeResults(s.output_dir, "train", {
-      ...speedMetrics("train", seconds, { steps: end.step - first }),
-      train_loss: trainLoss,
-      epoch: trainer.epoch,
-    });
-    const curve = {
-      train: losses,
-      eval: historyOf(trainer, "eval_loss"),
-      title: `Loss: ${runName(s)}`,
-    };
-    writeText(join(s.output_dir, "loss_curve.svg"), lossCurveSvg(curve));
-    if (!stopped) {
-      await writeWeights(s.output_dir, s, p);
-      writeText(
-        join(s.output_dir, "README.md"),
-        card(s, options, p, { before, after, seconds, end, memory, samples, trainLoss }),
-      );
-    }
-    note(lossCurveText(curve));
-    note(`${memoryLine(memory)}; planned ${mib(p.plan.memory.peakBytes)}`);
-    note(
-      `wrote       ${s.output_dir} (${seconds.toFixed(1)} s of training, ${
-        (seconds / Math.max(1, end.step - first)).toFixed(2)
-      } s a step)`,
-    );
     if (record.wandbFolder) note(`wandb       wandb sync ${record.wandbFolder}`);
     if (!stopped) await push?.end();
     return {
@@ -329,27 +302,6 @@ async function trainModel(
   } finally {
     reporter.done();
     record.close();
-  }
-}
-
-/** After a step with a learning rate B must have moved in every adapted layer: a layer that cannot learn is an error, not a footnote. */
-async function checkMoved({ setUp: { adapter, optimizer } }: RunParts): Promise<void> {
-  const layers = [...adapter!.layers];
-  const ranges = layers.map(([, { b }]) => ({ buffer: b.buffer, offset: b.offset, bytes: b.bytes }));
-  const [metrics, ...values] = await gpu().stream.read([
-    { buffer: optimizer.metrics.buffer, offset: optimizer.metrics.offset, bytes: optimizer.metrics.bytes },
-    ...ranges,
-  ]);
-  if (new Float32Array(metrics!)[METRICS.applied] === 0) return; // the step was skipped, which the log says
-  const still = layers.filter((_, i) => new Float32Array(values[i]!).every((v) => v === 0)).map(([module]) =>
-    module
-  );
-  // an expert to which no token was sent has learned nothing yet, rightly
-  const stuck = still.filter((module) => !module.includes(".experts."));
-  if (stuck.length > 0) {
-    throw new NibbleError("train/no-gradient", `${stuck.length} adapted layers got no gradient`, {
-      where: stuck.slice(0, 3).join(", "),
-    });
   }
 }
 
