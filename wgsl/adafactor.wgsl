@@ -77,9 +77,9 @@ fn columns(@builtin(global_invocation_id) id: vec3<u32>) {
   let j = id.y * p.row + id.x;
   if (j >= p.columns || metrics[3] == 0.0) { return; }
   var sum = 0.0;
-  for (var from = 0u; from < p.rows; from += 64u) { // in two levels, so that long columns keep their digits
+  for (var top = 0u; top < p.rows; top += 64u) { // in two levels, so that long columns keep their digits
     var some = 0.0;
-    for (var i = from; i < min(from + 64u, p.rows); i++) { some += square(i * p.columns + j); }
+    for (var i = top; i < min(top + 64u, p.rows); i++) { some += square(i * p.columns + j); }
     sum += some;
   }
   let kept = select(c[j], c[j] - rest() * c[j], p.first == 1u);

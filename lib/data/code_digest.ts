@@ -17,9 +17,10 @@ import messages from "./messages.ts" with { type: "text" };
 import preference from "./preference.ts" with { type: "text" };
 import prepare from "./prepare.ts" with { type: "text" };
 
-const SOURCES = [align, bytes, encode, answers, spans, template, tokenizer, tokenizerFiles, columns, messages].concat(
-  [preference, prepare],
-);
+const SOURCES = [align, bytes, encode, answers, spans, template, tokenizer, tokenizerFiles, columns, messages]
+  .concat(
+    [preference, prepare],
+  );
 
 /** SHA-256 over the sources. */
 export const CODE_DIGEST: string = createHash("sha256").update(JSON.stringify(SOURCES)).digest("hex");

@@ -42,7 +42,7 @@ export async function rehearse(
     ...{ launch: none, copy: none, copyToTexture: none, clear: none, write: none, flush: none },
     fence: () => Promise.resolve(),
     read: (ranges) => Promise.resolve(ranges.map((r) => new ArrayBuffer(r.bytes))),
-    reader: () => ({ read: () => Promise.resolve(), dispose: none }),
+    reader: () => ({ read: () => Promise.resolve(new Uint8Array()), dispose: none }),
     counters: () => ({ dispatches, submits: 0, readbacks: 0, fences: 0 }),
     timing: undefined,
   };

@@ -55,10 +55,15 @@ export interface CommandStream {
 /** Reads again and again through one mappable buffer, which lies in host memory. */
 export interface Reader {
   /**
-   * Encodes and submits a copy of as many bytes as `into` has; resolves when they are there. One at a time.
-   * @param offset in `buffer`, a multiple of 4, as is the length
+   * Encodes and submits a copy; resolves to `into`, or to a new array, when the bytes are there. One at a time.
+   * @param offset in `buffer`, a multiple of 4, as is `bytes`
    */
-  read(buffer: GpuBuffer, offset: number, into: Uint8Array): Promise<void>;
+  read(
+    buffer: GpuBuffer,
+    offset: number,
+    bytes: number,
+    into?: Uint8Array<ArrayBuffer>,
+  ): Promise<Uint8Array<ArrayBuffer>>;
   dispose(): void;
 }
 
@@ -201,8 +206,7 @@ export function createStream(device: GPUDevice, check: () => void, sliceDispatch
         usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
       });
       return {
-        async read(buffer, offset, into) {
-          const bytes = into.byteLength;
+        async read(buffer, offset, bytes, into = new Uint8Array(bytes)) {
           endPass();
           commands().copyBufferToBuffer(buffer.raw, offset, target, 0, bytes);
           flush();
@@ -211,6 +215,7 @@ export function createStream(device: GPUDevice, check: () => void, sliceDispatch
           into.set(new Uint8Array(target.getMappedRange(0, bytes)));
           target.unmap();
           check();
+          return into;
         },
         dispose: () => target.destroy(),
       };

@@ -80,7 +80,9 @@ export function retryingFetch(settings: HubSettings): typeof fetch {
     const headers = new Headers(init?.headers);
     headers.delete("authorization");
     headers.set("user-agent", "nibble");
-    if (new URL(url).host === home && settings.token) headers.set("authorization", `Bearer ${settings.token}`);
+    if (new URL(url).host === home && settings.token) {
+      headers.set("authorization", `Bearer ${settings.token}`);
+    }
     return await retry(settings, async () => {
       let response: Response;
       try {

@@ -28,8 +28,9 @@ export interface ResidualBase {
 const written = new WeakMap<Adapter, ResidualBase>();
 
 /**
- * Writes the base as training saw it before it was quantized: `W − s B0 A0` for adapted layers, in the file's type,
- * (or f32 for OLoRA), all else as it was, with the original's config and tokenizer files. Written once for an adapter, tensor by tensor.
+ * Writes the base as training saw it before it was quantized: `W − s B0 A0` for adapted layers, in the file's type (f32
+ * for OLoRA), all else as it was, with the original's config and tokenizer files. Written once for an adapter, tensor
+ * by tensor.
  */
 export async function writeResidualBase(
   adapter: Adapter,

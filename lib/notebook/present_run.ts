@@ -11,7 +11,7 @@ import { QuantizedTensor } from "../quant/mod.ts";
 import { explainRecipe, type Recipe } from "../recipe/mod.ts";
 import { planTable, type RecipePlan } from "../train/plan_recipe.ts";
 import type { TrainResult } from "../train/run.ts";
-import { bytesText, type Table } from "./html.ts";
+import { bytesText, type Table, tableHtml, tableText } from "./html.ts";
 import { showsTimings } from "./kernel.ts";
 import type { Presentation } from "./present.ts";
 
@@ -130,8 +130,6 @@ export function presentResult(result: TrainResult): Presentation {
       }]
       : []
   );
-  for (const { prompt, before, after } of samples) {
-    table.push({ "held out": prompt, loss: before, perplexity: after });
-  }
-  return { title, ...(table.length ? { table } : {}) };
+  const tables = [table, samples.map((sample): Table[number] => ({ ...sample }))].filter((t) => t.length > 0);
+  return { title, html: tables.map(tableHtml).join(""), text: tables.map(tableText).join("\n\n") };
 }

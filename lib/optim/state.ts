@@ -146,7 +146,9 @@ export function createState(pages: readonly StatePage[], paging?: PagingOptions)
           if (chunk.host) stream.write(buffer, 0, chunk.host);
           else stream.clear(buffer, 0, chunk.bytes);
           update(handOver(chunk, buffer));
-          onTheirWay[k] = reader.read(buffer, 0, chunk.host ??= new Uint8Array(chunk.bytes));
+          onTheirWay[k] = reader.read(buffer, 0, chunk.bytes, chunk.host).then((host) => {
+            chunk.host = host;
+          });
           onTheirWay[k].catch(() => {}); // thrown where it is awaited
         }
       } finally {

@@ -25,7 +25,7 @@ const LOSSES: Readonly<Partial<Record<Task, readonly string[]>>> = { dpo: DPO_LO
 /**
  * Refuses settings that contradict each other, as transformers, TRL and the handbook do.
  *
- * @throws NibbleError `recipe/needs-peft`, `recipe/reference-with-peft`, `recipe/loss`, `recipe/schedule`,
+ * @throws NibbleError `recipe/needs-peft`, `recipe/reference-with-peft`, `recipe/lengths`, `recipe/loss`, `recipe/schedule`,
  *   `recipe/optim-args`, `recipe/best-model`, `recipe/not-built`
  */
 export function checkSettings(settings: TrainSettings, where: Where): void {
@@ -41,6 +41,18 @@ export function checkSettings(settings: TrainSettings, where: Where): void {
     const what = "ref_model together with use_peft: the base without its adapters already is the reference";
     refuse("reference-with-peft", what, "ref_model", "Remove ref_model.");
   }
+  const { max_length, max_prompt_length } = settings;
+  const promptFirst = settings.nibble_task === "orpo" || settings.nibble_task === "kto";
+  if (promptFirst && max_length !== null && max_prompt_length !== null && max_prompt_length >= max_length) {
+    const what =
+      `max_prompt_length: ${max_prompt_length} leaves answers no room in max_length: ${max_length}`;
+    refuse(
+      "lengths",
+      what,
+      "max_length",
+      "Lower max_prompt_length: to it a prompt is cut where the whole is too long.",
+    );
+  }
   const losses = LOSSES[settings.nibble_task ?? "sft"];
   if (losses && !losses.includes(settings.loss_type)) {
     const what = `loss_type: ${settings.loss_type} is no loss of ${settings.nibble_task}`;
@@ -48,7 +60,11 @@ export function checkSettings(settings: TrainSettings, where: Where): void {
   }
   const { lr_scheduler_type, lr_scheduler_kwargs, optim, optim_args } = settings;
   const kwargs: SettingName = lr_scheduler_kwargs ? "lr_scheduler_kwargs" : "lr_scheduler_type";
-  located("schedule", where(kwargs), () => checkSchedule(lr_scheduler_type, settings.learning_rate, lr_scheduler_kwargs ?? {}));
+  located(
+    "schedule",
+    where(kwargs),
+    () => checkSchedule(lr_scheduler_type, settings.learning_rate, lr_scheduler_kwargs ?? {}),
+  );
   located("optim-args", where("optim_args"), () => readOptimArgs(optim, optim_args));
   const apart = settings.load_best_model_at_end ? savedApartFromEvaluation(settings) : undefined;
   if (apart) {

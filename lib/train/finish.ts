@@ -6,7 +6,7 @@ import { join } from "@std/path";
 import { mib } from "../gpu/mod.ts";
 import { lossCurveSvg, lossCurveText } from "./loss_curve.ts";
 import { card, memoryLine, type Outcome, type RunParts, writeText, writeWeights } from "./output.ts";
-import { type RunRecord, runName } from "./record.ts";
+import { runName, type RunRecord } from "./record.ts";
 import type { TrainSettings } from "./settings.ts";
 import { historyOf, speedMetrics, type TrainerState, writeResults, writeTrainerState } from "./state.ts";
 

@@ -57,7 +57,10 @@ export async function generatedBase(s: TrainSettings, options: OpenBaseOptions):
       ...(s.chat_template ? { chatTemplate: s.chat_template } : {}),
     },
     lender === own
-      ? { ...(s.eos_token ? { eos_token: s.eos_token } : {}), ...(s.pad_token ? { pad_token: s.pad_token } : {}) }
+      ? {
+        ...(s.eos_token ? { eos_token: s.eos_token } : {}),
+        ...(s.pad_token ? { pad_token: s.pad_token } : {}),
+      }
       : {},
   );
   note(`model       ${id} with generated weights: what is trained is of no use`);

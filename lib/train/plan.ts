@@ -18,6 +18,10 @@ import { noEffect, type TrainSettings } from "./settings.ts";
 export interface MemoryPlan extends Rehearsal {
   /** Bytes that buffers may take together; Infinity without `nibble_memory_budget_gb`. */
   budget: number;
+  /** Bytes of a paged optimizer's state in host memory. */
+  hostBytes: number;
+  /** Bytes of it that the budget leaves room for on the device. */
+  residentBytes: number;
 }
 
 /** Bytes that the recipe allows; Infinity without `nibble_memory_budget_gb`. */
@@ -38,15 +42,43 @@ export interface PlanInputs {
 
 /**
  * Runs loading, the largest training step and the largest evaluation batch on a device that allocates nothing, so
- * the bytes are those that the run will take: the very same code asks for them.
+ * the bytes are those that the run will take: the very same code asks for them. A paged optimizer's state is
+ * rehearsed on the host; what the run leaves free of a budget is then given to it.
  *
  * @throws NibbleError `gpu/budget` or `gpu/buffer-limit` when the run cannot fit, before a weight is read
  */
 export async function planMemory(s: TrainSettings, inputs: PlanInputs): Promise<MemoryPlan> {
   const budget = memoryBudget(s);
+  let plan = { ...await rehearseRun(s, inputs, 0), budget };
+  if (plan.hostBytes > 0 && Number.isFinite(budget)) {
+    // buffers kept for reuse count too: without room for them every step would make them anew
+    const { peakBytes, liveBytes, idleBytes } = plan.memory;
+    const spare = budget - Math.max(peakBytes, liveBytes + idleBytes);
+    if (spare > 0) plan = { ...await rehearseRun(s, inputs, spare), budget };
+  }
+  if (plan.memory.peakBytes > budget) {
+    throw new NibbleError("gpu/budget", `The run needs ${mib(plan.memory.peakBytes)} of device memory`, {
+      where: `nibble_memory_budget_gb allows ${mib(budget)}; at the peak: ${byKind(plan)}`,
+      remedy:
+        "Lower per_device_train_batch_size or max_length, turn on gradient_checkpointing or load_in_4bit, take a " +
+        "paged_* or 8-bit optim, or raise nibble_memory_budget_gb.",
+    });
+  }
+  return plan;
+}
+
+/** The rehearsal, with that many bytes of a paged optimizer's state on the device. */
+async function rehearseRun(
+  s: TrainSettings,
+  inputs: PlanInputs,
+  residentBytes: number,
+): Promise<Omit<MemoryPlan, "budget">> {
   const { objective } = inputs;
+  let hostBytes = 0;
   const rehearsal = await rehearse(gpu(), Infinity, async () => {
-    const run = setUpModel(s, inputs.files as ModelFiles, inputs.maxPositions, { rehearsal: true });
+    const extra = { rehearsal: true, residentBytes };
+    const run = setUpModel(s, inputs.files as ModelFiles, inputs.maxPositions, extra);
+    hostBytes = run.optimizer.hostBytes;
     if (needsReference(objective) && inputs.scored) {
       noGrad(() => scope(() => void objective.score(run.model, inputs.scored!)));
     }
@@ -67,16 +99,7 @@ export async function planMemory(s: TrainSettings, inputs: PlanInputs): Promise<
     }
     await run.optimizer.step({ lr: 0, step: 1, gradScale: 1 });
   });
-  const plan = { ...rehearsal, budget };
-  if (plan.memory.peakBytes > budget) {
-    throw new NibbleError("gpu/budget", `The run needs ${mib(plan.memory.peakBytes)} of device memory`, {
-      where: `nibble_memory_budget_gb allows ${mib(budget)}; at the peak: ${byKind(plan)}`,
-      remedy:
-        "Lower per_device_train_batch_size or max_length, turn on gradient_checkpointing or load_in_4bit, take a " +
-        "paged_* or 8-bit optim, or raise nibble_memory_budget_gb.",
-    });
-  }
-  return plan;
+  return { ...rehearsal, hostBytes, residentBytes };
 }
 
 function byKind({ memory: { atPeak } }: Rehearsal): string {
@@ -96,6 +119,7 @@ export function formatPlan(plan: MemoryPlan): string {
   const { peakBytes } = plan.memory;
   const kinds = byKind(plan);
   const budget = Number.isFinite(plan.budget) ? ` of ${mib(plan.budget)}` : "";
-  return `plan        ${mib(peakBytes)}${budget}: ${kinds}; largest binding ${mib(plan.largestBinding)}, ` +
+  const host = plan.hostBytes > 0 ? `; optimizer state on the host ${mib(plan.hostBytes)}` : "";
+  return `plan        ${mib(peakBytes)}${budget}: ${kinds}${host}; largest binding ${mib(plan.largestBinding)}, ` +
     `${plan.dispatches} launches rehearsed`;
 }

@@ -64,6 +64,7 @@ export function planTable(plan: RecipePlan): string {
       peakBytes,
       Number.isFinite(plan.budget) ? `of a budget of ${mib(plan.budget)}` : "at the peak",
     ),
+    ...(plan.hostBytes > 0 ? [line("host", plan.hostBytes, "of the optimizer's state, in pages")] : []),
     `${"total".padEnd(12)}${(peakBytes / 1e9).toFixed(2)} GB`,
     line("largest", plan.largestBinding, `in one binding; ${gpu().name} allows ${limit}`),
   ].join("\n");

@@ -93,13 +93,15 @@ async function prepareSides(
   return { train, test: rows.test && evaluates(s) ? prepare(rows.test, tokenizer, s, "eval") : undefined };
 }
 
-/** On a software adapter device memory is the machine's own, whose size is known. */
-function checkHost({ memory }: MemoryPlan): void {
-  if (adapterKind(gpu()) === "gpu") return;
+/** State that is paged lies in the machine's memory; on a software adapter device memory does too. */
+function checkHost({ memory, hostBytes }: MemoryPlan): void {
+  const software = adapterKind(gpu()) !== "gpu";
+  const bytes = hostBytes + (software ? memory.peakBytes : 0);
+  if (bytes === 0) return;
   const { total } = Deno.systemMemoryInfo();
-  if (memory.peakBytes <= total) return;
-  throw new NibbleError("gpu/host-memory", `The run needs ${mib(memory.peakBytes)} of memory`, {
-    where: `this machine has ${mib(total)}, and ${gpu().name} keeps device memory in it`,
+  if (bytes <= total) return;
+  throw new NibbleError("gpu/host-memory", `The run needs ${mib(bytes)} of memory`, {
+    where: `this machine has ${mib(total)}${software ? `, and ${gpu().name} keeps device memory in it` : ""}`,
     remedy:
       "Lower per_device_train_batch_size or max_length, turn on gradient_checkpointing or load_in_4bit.",
   });

@@ -2,42 +2,25 @@
  * A whole run, stage by stage: device, model, data, plan, evaluation, loop, evaluation, output.
  * @module
  */
-import { join } from "@std/path";
-import { NibbleError } from "../errors.ts";
 import { gpu, type MemoryReport, mib } from "../gpu/mod.ts";
 import { describeLoad } from "../model/load.ts";
-import { learningRate, METRICS, warmupSteps } from "../optim/mod.ts";
+import { learningRate, warmupSteps } from "../optim/mod.ts";
 import { loadState } from "./checkpoint.ts";
+import { writeOutputs } from "./finish.ts";
 import { type HubPush, openHubPush } from "./hub_push.ts";
 import { type EvalLog, evaluate, newLoopState, runLoop, type TrainLog } from "./loop.ts";
-import { lossCurveSvg, lossCurveText } from "./loss_curve.ts";
 import { setUpModel, type TrainableModel } from "./model_setup.ts";
-import {
-  card,
-  complete,
-  evalMetrics,
-  memoryLine,
-  type RunParts,
-  type Sample,
-  writeText,
-  writeWeights,
-} from "./output.ts";
+import { checkMoved } from "./movement.ts";
 import { needsReference } from "./objectives/preference_loss.ts";
+import { complete, evalMetrics, type RunParts, type Sample } from "./output.ts";
 import { formatPlan } from "./plan.ts";
 import { openRunDevice, prepareRun } from "./prepare_run.ts";
 import { createReporter, etaOf, type Reporter } from "./progress.ts";
+import { openRecord } from "./record.ts";
 import { scoreByOther, scoreReference } from "./reference.ts";
-import { noEffect, type TrainSettings } from "./settings.ts";
-import { openRecord, runName } from "./record.ts";
 import { createSaving } from "./saving.ts";
-import {
-  historyOf,
-  newTrainerState,
-  readTrainerState,
-  speedMetrics,
-  writeResults,
-  writeTrainerState,
-} from "./state.ts";
+import { noEffect, type TrainSettings } from "./settings.ts";
+import { newTrainerState, readTrainerState, writeResults } from "./state.ts";
 import { resumeFolder, timing } from "./when.ts";
 
 /** Options of {@link train}. */
@@ -105,10 +88,12 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
       sides: run.test ? [run.train, run.test] : [run.train],
     }
     : undefined;
-  if (reference && s.ref_model) await scoreByOther(s, reference, { ...options, maxPositions: run.maxPositions });
+  if (reference && s.ref_model) {
+    await scoreByOther(s, reference, { ...options, maxPositions: run.maxPositions });
+  }
   let setUp: TrainableModel;
   try {
-    setUp = setUpModel(s, run.files, run.maxPositions);
+    setUp = setUpModel(s, run.files, run.maxPositions, { residentBytes: run.plan.residentBytes });
   } finally {
     run.files.source.close();
   }
@@ -147,7 +132,7 @@ async function trainModel(
     data:
       `${p.trainRows} sequences, batch ${s.per_device_train_batch_size} x ${s.gradient_accumulation_steps}, ` +
       `seed ${s.data_seed ?? s.seed}, ${maxSteps} steps`,
-    optim: s.optim,
+    optim: s.optim_args ? `${s.optim} ${s.optim_args}` : s.optim,
   };
 
   // 4. resume, or look at the untrained model

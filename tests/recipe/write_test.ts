@@ -87,9 +87,11 @@ Deno.test("write: reading it again gives the same settings, whatever they are", 
         load_in_4bit: false,
         load_best_model_at_end: false,
         hub_token: null,
+        optim_args: null,
       };
       all.lr_scheduler_type = "linear";
       all.loss_type = defaultSettings(task).loss_type;
+      all.max_prompt_length = null;
       all.ref_model = null;
       all.dataset_kwargs = null;
       const again = parseRecipe(writeRecipe(all), { overrides: [], complete: false }).settings;

@@ -157,3 +157,22 @@ Deno.test("samples and recipe cannot break out of their blocks", () => {
   assert.deepEqual(outside.filter((r) => r.startsWith("# ")), ["# smollm2-devil"]);
   assert.ok(outside.includes("| Device | `a\\|b'c d` |"));
 });
+
+Deno.test("adapters that were merged into the base are named, and merged by the snippet", () => {
+  const card = modelCard({
+    ...CARD,
+    task: "dpo",
+    merged: [{ name: "org/sft", onHub: true }, { name: "data/more", onHub: false }],
+  });
+  assert.match(
+    card,
+    /\[org\/sft\]\(https:[^)]*\), then `data\/more` were merged into the base: on the base alone/,
+  );
+  const steps = [...card.matchAll(/PeftModel\.from_pretrained\(base, "(.*)"\)\.merge_and_unload/g)].map((m) =>
+    m[1]
+  );
+  assert.deepEqual(steps, ["org/sft", "data/more"]);
+  assert.ok(!card.includes("quantization_config=four_bits"), "merged in 16 bits");
+  assert.match(card, /deno task chat --adapter path/);
+  assert.ok(!modelCard(CARD).includes("merge_and_unload"));
+});

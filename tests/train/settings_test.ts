@@ -99,7 +99,7 @@ Deno.test("settings: what has no effect, and why", () => {
   const base = { ...defaultSettings(), use_peft: true };
   assert.equal(noEffect("lora_r", base), undefined);
   assert.equal(noEffect("lora_r", { ...base, use_peft: false }), "only with use_peft: true");
-  assert.equal(noEffect("beta", base), "only in dpo, orpo; this is sft");
+  assert.equal(noEffect("beta", base), "only in dpo, orpo, kto; this is sft");
   assert.match(noEffect("lora_dropout", { ...base, nibble_task: "dpo" })!, /disable_dropout/);
   assert.equal(noEffect("lora_dropout", { ...base, nibble_task: "dpo", disable_dropout: false }), undefined);
   assert.equal(noEffect("warmup_ratio", { ...base, warmup_steps: 3 }), "warmup_steps: 3 wins");

@@ -1,0 +1,91 @@
+/** Runs with every kind of adapter that a recipe can ask for. */
+import assert from "node:assert/strict";
+import { readAdapter } from "../../lib/formats/mod.ts";
+import { gpu } from "../../lib/gpu/mod.ts";
+import { planRecipe } from "../../lib/train/plan_recipe.ts";
+import type { TrainSettings } from "../../lib/train/settings.ts";
+import { gpuTest } from "../gpu_helper.ts";
+import { bytesOf, dataFolder, quietTrain, sweep, tinySettings, warmDevice } from "./run_helper.ts";
+
+await warmDevice();
+
+interface Kind {
+  what: string;
+  settings: Partial<TrainSettings>;
+  /** Tensors that the adapter's file has, by the end of their key, and how many. */
+  tensors: Record<string, number>;
+  fields: Record<string, unknown>;
+}
+
+const KINDS: Kind[] = [
+  {
+    what: "DoRA on NF4, with dropout and checkpointing",
+    settings: { use_dora: true, load_in_4bit: true, lora_dropout: 0.1, gradient_checkpointing: true },
+    tensors: { "lora_A.weight": 14, "lora_B.weight": 14, lora_magnitude_vector: 14 },
+    fields: { use_dora: true },
+  },
+  {
+    what: "embedding and head trained whole beside LoRA on NF4",
+    settings: {
+      ...{ load_in_4bit: true, lora_target_modules: ["q_proj"] },
+      lora_modules_to_save: ["embed_tokens", "lm_head", "norm"],
+    },
+    tensors: { "lora_A.weight": 2, "embed_tokens.weight": 1, "lm_head.weight": 1, "norm.weight": 5 },
+    fields: { modules_to_save: ["embed_tokens", "lm_head", "norm"] },
+  },
+  {
+    what: "PiSSA, saved as LoRA of twice the rank",
+    settings: { init_lora_weights: "pissa", lora_target_modules: ["q_proj", "up_proj"] },
+    tensors: { "lora_A.weight": 4, "lora_B.weight": 4 },
+    fields: { init_lora_weights: true, r: 8, lora_alpha: 16 },
+  },
+  {
+    what: "LoftQ, patterns, one layer, rsLoRA",
+    settings: {
+      ...{ init_lora_weights: "loftq", load_in_4bit: true, use_rslora: true, layers_to_transform: ["1"] },
+      ...{ lora_target_modules: ["q_proj", "up_proj", "v_proj"], exclude_modules: ["v_proj"] },
+      ...{ rank_pattern: { up_proj: 6 }, alpha_pattern: { q_proj: 3 } },
+    },
+    tensors: { "lora_A.weight": 2, "layers.1.mlp.up_proj.lora_A.weight": 1 },
+    fields: { layers_to_transform: [1], rank_pattern: { up_proj: 6 }, alpha_pattern: { q_proj: 3 } },
+  },
+];
+
+for (const { what, settings, tensors, fields } of KINDS) {
+  gpuTest(`${what}: planned, learned, saved, and resumed to the same bits`, async () => {
+    const data = dataFolder();
+    const make = () =>
+      tinySettings(data, { do_eval: true, max_steps: 5, save_strategy: "steps", save_steps: 3, ...settings });
+    const whole = make();
+    const before = gpu().pool.report();
+    const plan = await planRecipe(whole);
+    assert.equal(gpu().pool.report().created, before.created, "planning allocates nothing");
+    gpu().pool.resetPeak();
+    const straight = await quietTrain(whole);
+    const measured = straight.memory.peakBytes - before.liveBytes;
+    const off = Math.abs(plan.memory.peakBytes - measured) / measured;
+    assert.ok(off < 0.05, `planned ${plan.memory.peakBytes}, measured ${measured}`);
+    const [first, last] = [straight.before!.eval_loss, straight.after!.eval_loss];
+    assert.ok(last < first - 0.05, `${first} -> ${last}`);
+
+    const saved = readAdapter(whole.output_dir);
+    for (const [end, count] of Object.entries(tensors)) {
+      assert.equal([...saved.tensors.keys()].filter((key) => key.endsWith(end)).length, count, end);
+    }
+    for (const [key, value] of Object.entries(fields)) {
+      assert.deepEqual((saved.config as unknown as Record<string, unknown>)[key], value, key);
+    }
+
+    const broken = make();
+    let steps = 0;
+    const signal = {
+      get aborted() {
+        return ++steps >= 2;
+      },
+    } as AbortSignal;
+    assert.ok((await quietTrain(broken, { signal })).stopped);
+    await quietTrain(broken);
+    assert.equal(bytesOf(broken.output_dir), bytesOf(whole.output_dir), "stopped and resumed");
+    sweep(data, whole.output_dir, broken.output_dir);
+  });
+}
