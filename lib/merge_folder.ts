@@ -219,9 +219,19 @@ async function writeGguf(
     files.source.close();
   }
   if (options.check !== false) checkTokens(path, tokenizer);
+  writeModelfile(output, basename(path), tokenizer);
   const measured = before && drift(before, await probeOf(path, "float16", ids!));
   options.onNote?.(`${path}: ${measured ? driftLine(measured) : "written"}`);
   return { path, drift: measured };
+}
+
+/** What Ollama makes a model from: the GGUF, whose template it reads itself, and the tokens that stop an answer. */
+function writeModelfile(output: string, gguf: string, tokenizer: Tokenizer): void {
+  const stops = tokenizer.eosIds.map((id) =>
+    JSON.stringify(tokenizer.decode([id], { skipSpecialTokens: false }))
+  );
+  const text = [`FROM ./${gguf}`, ...stops.map((stop) => `PARAMETER stop ${stop}`), ""].join("\n");
+  writeWhole(join(output, "Modelfile"), (put) => put(new TextEncoder().encode(text)));
 }
 
 /** Texts that tell tokenizers apart: spaces, digits, accents, other scripts, line ends, punctuation. */

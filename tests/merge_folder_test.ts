@@ -86,6 +86,10 @@ gpuTest(
       ),
       ["llama", "adapter", "lora", 8],
     );
+    assert.equal(
+      Deno.readTextFileSync(join(output, "Modelfile")),
+      'FROM ./merged-Q8_0.gguf\nPARAMETER stop "<|im_end|>"\n',
+    );
     const shapes = new Map(tensors.map((t) => [t.name, [t.shape, t.type.name]]));
     assert.equal(shapes.size, 5 * 3 * 2);
     assert.deepEqual(shapes.get("blk.0.attn_q.weight.lora_a"), [[4, 128], "F32"]);
@@ -199,4 +203,27 @@ gpuTest("arguments that do not go together are refused before anything is loaded
   await refuse({ adapter: "a" }, /nothing to write/);
   await refuse({ adapter: "a", output: "b", requantize: "nf4", gguf: ["F16"] }, /--requantize/);
   await refuse({ adapter: BASE, output: "b" }, /There is no adapter_config.json/);
+});
+
+Deno.test("the command line: help, and what is wrong with arguments, before a device is asked for", async () => {
+  const run = async (...args: string[]) => {
+    const tool = new URL("../tools/merge.ts", import.meta.url).pathname;
+    const command = new Deno.Command(Deno.execPath(), { args: ["run", "-A", "--no-check", tool, ...args] });
+    const { code, stdout, stderr } = await command.output();
+    const text = new TextDecoder();
+    return { code, out: text.decode(stdout), err: text.decode(stderr) };
+  };
+  const [help, nothing, type, size, option] = await Promise.all([
+    run("--help"),
+    run(),
+    run("--adapter=a", "--output=b", "--gguf=q9"),
+    run("--adapter=a", "--output=b", "--max_shard_size=big"),
+    run("--adaptr=a"),
+  ]);
+  assert.deepEqual([help!.code, nothing!.code, type!.code, size!.code, option!.code], [0, 2, 1, 1, 1]);
+  assert.match(help!.out, /--max_shard_size SIZE/);
+  assert.match(nothing!.err, /Usage/);
+  assert.match(type!.err, /--gguf is 'q9', not one of f16, q8_0/);
+  assert.match(size!.err, /'big', not a size such as 5GB/);
+  assert.match(option!.err, /--adaptr/);
 });

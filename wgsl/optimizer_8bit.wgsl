@@ -4,8 +4,9 @@
 //          w = (1 - lr decay) w - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
 //   lion:  w = (1 - lr decay) w - lr sign(beta1 m + (1 - beta1) g);  m = beta2 m + (1 - beta2) g
 // w, grads: [64 n] vec4; m_codes, v_codes: [64 n] words of four codes, the first in the low byte; m_absmax, v_absmax: [n];
-// maps: signed map, its 256 borders (the last unused), unsigned map, its borders; metrics: see optimizer.ts.
-// Grid: one workgroup a block, x folded into y. Two passes over a block: its new maximum first, then all that is written.
+// maps: the signed map, then 257 borders (code q stands for what lies above border q and not above border q + 1), and from
+// UNSIGNED on the same for the unsigned map; metrics: see optimizer.ts.
+// Grid: one workgroup a block, x folded into y. The moments wait in workgroup memory until their maximum is known.
 struct Params {
   blocks: u32,
   block_row: u32,     // workgroups in one grid row
@@ -31,9 +32,11 @@ struct Params {
 const LANES: u32 = 64u;
 const WORDS: u32 = 64u;    // of a block
 const SIGNED: u32 = 0u;    // where each map begins
-const UNSIGNED: u32 = 512u;
+const UNSIGNED: u32 = 520u;
 
 var<workgroup> part: array<u32, LANES>;
+var<workgroup> block_m: array<vec4<f32>, WORDS>;
+var<workgroup> block_v: array<vec4<f32>, WORDS>;
 
 // The largest of all lanes' bit patterns; those of positive numbers are ordered like the numbers.
 fn largest(lane: u32, own: vec4<f32>) -> u32 {
@@ -69,28 +72,30 @@ fn decode(first: u32, word: u32, absmax: f32) -> vec4<f32> {
   return vec4(maps[first + code.x], maps[first + code.y], maps[first + code.z], maps[first + code.w]) * absmax;
 }
 
-// the count of borders strictly below each number
-fn encode(first: u32, x: vec4<f32>) -> u32 {
-  let border = first + 255u;
-  var q = vec4(0u);
-  for (var half = 0u; half < 8u; half++) { // @unroll
-    let step = 128u >> half;
-    let at = q + border + step;
-    q += select(vec4(0u), vec4(step), x > vec4(maps[at.x], maps[at.y], maps[at.z], maps[at.w]));
+// The code of each number in [-1, 1]. A dynamic map has seven decades, each of twice as many even parts as the one below:
+// that gives the code or its neighbour, and the borders decide.
+fn encode(first: u32, x: vec4<f32>) -> vec4<u32> {
+  let unsigned = first == UNSIGNED;
+  var y = abs(x);
+  var parts = vec4(select(64.0, 128.0, unsigned));
+  for (var decade = 0u; decade < 6u; decade++) { // @unroll
+    let below = y <= vec4(0.1);
+    y = select(y, y * 10.0, below);
+    parts = select(parts, parts * 0.5, below);
   }
-  return q.x | q.y << 8u | q.z << 16u | q.w << 24u;
+  let magnitude = select(128.0, 0.0, unsigned) + parts - 1.0 + floor((y - 0.1) * (parts / 0.9));
+  // the signed map's codes are symmetric about 127
+  var q = vec4<u32>(clamp(select(magnitude, 254.0 - magnitude, x < vec4(0.0)), vec4(0.0), vec4(255.0)));
+  let at = q + (first + 256u);
+  let above = x > vec4(maps[at.x + 1u], maps[at.y + 1u], maps[at.z + 1u], maps[at.w + 1u]);
+  let under = x <= vec4(maps[at.x], maps[at.y], maps[at.z], maps[at.w]);
+  q += select(vec4(0u), vec4(1u), above);
+  return q - select(vec4(0u), vec4(1u), under);
 }
+
+fn pack(q: vec4<u32>) -> u32 { return q.x | q.y << 8u | q.z << 16u | q.w << 24u; }
 
 fn gradient(i: u32) -> vec4<f32> { return grads[i] * p.grad_scale * metrics[1]; }
-
-fn first_moment(i: u32, absmax: f32, beta: f32, rest: f32) -> vec4<f32> {
-  return beta * decode(SIGNED, m_codes[i], absmax) + rest * gradient(i);
-}
-
-fn second_moment(i: u32, absmax: f32) -> vec4<f32> {
-  let g = gradient(i);
-  return p.beta2 * decode(UNSIGNED, v_codes[i], absmax) + p.one_minus_beta2 * g * g;
-}
 
 @compute @workgroup_size(LANES)
 fn adamw(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -98,25 +103,28 @@ fn adamw(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) 
   if (block >= p.blocks || metrics[3] == 0.0) { return; }
   let old_m = m_absmax[block];
   let old_v = v_absmax[block];
+  let step = p.lr / metrics[4];
   var top_m = vec4(0.0);
   var top_v = vec4(0.0);
   for (var k = lane; k < WORDS; k += LANES) {
     let i = block * WORDS + k;
-    top_m = max(top_m, abs(first_moment(i, old_m, p.beta1, p.one_minus_beta1)));
-    top_v = max(top_v, second_moment(i, old_v));
+    let g = gradient(i);
+    let m = p.beta1 * decode(SIGNED, m_codes[i], old_m) + p.one_minus_beta1 * g;
+    let v = p.beta2 * decode(UNSIGNED, v_codes[i], old_v) + p.one_minus_beta2 * g * g;
+    w[i] = w[i] * p.keep - step * (m / (sqrt(v) / metrics[5] + p.eps));
+    top_m = max(top_m, abs(m));
+    top_v = max(top_v, v);
+    block_m[k] = m;
+    block_v[k] = v;
   }
   let new_m = largest(lane, top_m);
   let new_v = largest(lane, top_v);
   let inverse_m = reciprocal(new_m);
   let inverse_v = reciprocal(new_v);
-  let step = p.lr / metrics[4];
   for (var k = lane; k < WORDS; k += LANES) {
     let i = block * WORDS + k;
-    let m = first_moment(i, old_m, p.beta1, p.one_minus_beta1);
-    let v = second_moment(i, old_v);
-    w[i] = w[i] * p.keep - step * (m / (sqrt(v) / metrics[5] + p.eps));
-    m_codes[i] = select(0u, encode(SIGNED, m * inverse_m), new_m > 0u);
-    v_codes[i] = select(0u, encode(UNSIGNED, v * inverse_v), new_v > 0u);
+    m_codes[i] = select(0u, pack(encode(SIGNED, block_m[k] * inverse_m)), new_m > 0u);
+    v_codes[i] = select(0u, pack(encode(UNSIGNED, block_v[k] * inverse_v)), new_v > 0u);
   }
   if (lane == 0u) {
     m_absmax[block] = bitcast<f32>(new_m);
@@ -131,14 +139,19 @@ fn lion(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
   let old = m_absmax[block];
   var top = vec4(0.0);
   for (var k = lane; k < WORDS; k += LANES) {
-    top = max(top, abs(first_moment(block * WORDS + k, old, p.beta2, p.one_minus_beta2)));
+    let i = block * WORDS + k;
+    let g = gradient(i);
+    let before = decode(SIGNED, m_codes[i], old);
+    w[i] = w[i] * p.keep - p.lr * sign(p.beta1 * before + p.one_minus_beta1 * g);
+    let m = p.beta2 * before + p.one_minus_beta2 * g;
+    top = max(top, abs(m));
+    block_m[k] = m;
   }
   let new_m = largest(lane, top);
   let inverse = reciprocal(new_m);
   for (var k = lane; k < WORDS; k += LANES) {
     let i = block * WORDS + k;
-    w[i] = w[i] * p.keep - p.lr * sign(first_moment(i, old, p.beta1, p.one_minus_beta1));
-    m_codes[i] = select(0u, encode(SIGNED, first_moment(i, old, p.beta2, p.one_minus_beta2) * inverse), new_m > 0u);
+    m_codes[i] = select(0u, pack(encode(SIGNED, block_m[k] * inverse)), new_m > 0u);
   }
   if (lane == 0u) { m_absmax[block] = bitcast<f32>(new_m); }
 }

@@ -49,6 +49,26 @@ export interface EncodedJudgement extends EncodedExample {
  * Encodes preference pairs; a pair stays only if both its answers keep a target.
  *
  * Throws NibbleError `data/nothing-to-train`, `data/wrong-kind`, and the errors of lib/text.
+ *
+ * @example
+ * ```ts
+ * import { collatePairs, encodePairs, toExamples } from "./mod.ts";
+ * import { createTokenizer } from "../text/mod.ts";
+ *
+ * const vocab = Object.fromEntries([..." abcdefghijklmnopqrstuvwxyz"].map((c, id) => [c, id]));
+ * const tok = createTokenizer({
+ *   tokenizerJson: {
+ *     added_tokens: [{ id: 99, content: "</s>", special: true, normalized: false, lstrip: false, rstrip: false }],
+ *     model: { type: "BPE", vocab, merges: [] },
+ *   },
+ *   tokenizerConfig: { eos_token: "</s>" },
+ * });
+ * const set = toExamples([{ prompt: "it is", chosen: " the sun", rejected: " a dog" }], { task: "preference" });
+ * const { examples } = encodePairs(tok, set, { cut: "each", max_length: 64 });
+ * const batch = collatePairs(examples, [0], { values: undefined, perItem: 2 }, tok.padId!);
+ * // two rows; the answers and their ends are what counts
+ * if (batch.batch !== 2 || batch.trainedTokens !== " the sun".length + " a dog".length + 2) throw new Error("targets");
+ * ```
  */
 export function encodePairs(
   tok: Tokenizer,

@@ -1,5 +1,5 @@
 /**
- * A Hugging Face model, or an adapter for one, as a GGUF file that llama.cpp loads.
+ * A Hugging Face model as a GGUF file that llama.cpp loads.
  * @module
  */
 import { NibbleError } from "../errors.ts";
@@ -14,7 +14,6 @@ import {
 import { tokenizerEntries } from "./gguf_tokenizer_write.ts";
 import { type GgufEntries, type GgufWritableTensor, type GgufWritableType, writeGguf } from "./gguf_write.ts";
 import type { ModelFiles } from "./model_files.ts";
-import { type Adapter, parseAdapterKey } from "./peft.ts";
 import { elementCount } from "./source.ts";
 
 /** What a config.json comes to once its family's defaults are in: `ModelConfig` of lib/model has all of it. */
@@ -47,10 +46,11 @@ export interface WriteGgufOptions {
   onProgress?: (done: number, total: number) => void;
 }
 
-const FILE_TYPES = { F32: 0, F16: 1, Q8_0: 7 } as const;
+/** `general.file_type`. */
+export const FILE_TYPES = { F32: 0, F16: 1, Q8_0: 7 } as const;
 
 /** The architecture under which llama.cpp knows a `model_type`. */
-function architectureOf(modelType: string, where: string): GgufArchitecture {
+export function architectureOf(modelType: string, where: string): GgufArchitecture {
   const name = modelType === "mistral" ? "llama" : modelType;
   const known = GGUF_ARCHITECTURES.find((a) => a === name);
   if (known && known !== "gemma2" && known !== "gemma3") return known;
@@ -255,72 +255,10 @@ function* storedValues(
 }
 
 /** One head or several, with the rows of each in ggml's order. */
-function permuted(x: Float32Array, headRows: number, columns: number): Float32Array {
+export function permuted(x: Float32Array, headRows: number, columns: number): Float32Array {
   const out = new Float32Array(x.length);
   for (let row = 0; row < x.length / columns; row++) {
     out.set(x.subarray(row * columns, (row + 1) * columns), storedRow(row, headRows) * columns);
   }
   return out;
-}
-
-/** Options of {@link writeGgufAdapter}. */
-export interface WriteGgufAdapterOptions {
-  /** How A and B are stored; default F32, as llama.cpp's converter has it. */
-  type?: "F32" | "F16";
-  /** Rank and scale of a module, where patterns or rsLoRA make them differ from `lora_alpha / r`. */
-  scalingOf: (module: string) => number;
-}
-
-/**
- * Writes an adapter as GGUF for `llama-cli --lora`, beside a GGUF of its base. There is one alpha for all: where
- * modules differ in scale, B takes the difference.
- *
- * @throws NibbleError `formats/gguf-adapter` for what llama.cpp cannot add to a model at run time: magnitudes (DoRA),
- *   biases and modules that were trained whole
- */
-export function writeGgufAdapter(
-  adapter: Adapter,
-  facts: GgufModelFacts,
-  path: string,
-  options: WriteGgufAdapterOptions,
-): void {
-  const { type = "F32", scalingOf } = options;
-  const { config, tensors } = adapter;
-  const where = config.base_model_name_or_path ?? path;
-  const arch = architectureOf(facts.model_type, where);
-  const alpha = config.use_rslora ? config.lora_alpha * Math.sqrt(config.r) : config.lora_alpha;
-  const heads = { query: facts.num_attention_heads, keyValue: facts.num_key_value_heads };
-  const out: GgufWritableTensor[] = [];
-  for (const [key, { shape, data }] of tensors) {
-    const { module, part } = parseAdapterKey(key);
-    const name = ggufTensorName(arch, `${module}.weight`);
-    if (name === undefined || (part !== "lora_A" && part !== "lora_B")) {
-      throw new NibbleError("formats/gguf-adapter", `'${key}' has no form in a GGUF adapter`, {
-        where,
-        remedy: "Merge the adapter and export the merged model instead.",
-      });
-    }
-    const [rows, columns] = shape as [number, number];
-    let values = data;
-    if (part === "lora_B") {
-      const restore = restoreOf(arch, `${module}.weight`, heads);
-      const factor = scalingOf(module) * columns / alpha;
-      if (factor !== 1) values = values.map((v) => v * factor);
-      if (restore.kind === "unpermute") values = permuted(values, rows / restore.heads, columns);
-    }
-    out.push({
-      name: `${name}.${part === "lora_A" ? "lora_a" : "lora_b"}`,
-      type,
-      shape,
-      data: () => [values],
-    });
-  }
-  writeGguf(path, [
-    ["general.architecture", arch],
-    ["general.type", "adapter"],
-    ["adapter.type", "lora"],
-    ["adapter.lora.alpha", { f32: alpha }],
-    ["general.file_type", { u32: FILE_TYPES[type] }],
-    ["general.quantization_version", { u32: 2 }],
-  ], out);
 }

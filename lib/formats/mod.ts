@@ -40,13 +40,8 @@ export {
 export { isObject, readTextIfThere, writeWhole } from "./file.ts";
 export { type GgufSource, openGguf } from "./gguf.ts";
 export type { GgufMetadata } from "./gguf_config.ts";
-export {
-  type GgufModelFacts,
-  writeGgufAdapter,
-  type WriteGgufAdapterOptions,
-  writeGgufModel,
-  type WriteGgufOptions,
-} from "./gguf_export.ts";
+export { writeGgufAdapter, type WriteGgufAdapterOptions } from "./gguf_adapter.ts";
+export { type GgufModelFacts, writeGgufModel, type WriteGgufOptions } from "./gguf_export.ts";
 export type { GgufArray, GgufValue } from "./gguf_header.ts";
 export { type ModelFiles, openModel } from "./model_files.ts";
 export {

@@ -38,6 +38,14 @@ export interface ResolveOptions extends FetchModelOptions {
  *
  * @param id as for `fetchModel`
  * @throws NibbleError `lora/no-base`, `lora/parent-changed`, and those of `fetchModel`
+ * @example
+ * ```ts
+ * import { resolveModel } from "./chain.ts";
+ * const folder = await Deno.makeTempDir();
+ * const { base, adapters } = await resolveModel(folder); // a model, not an adapter: nothing is merged into it
+ * if (base !== folder || adapters.length !== 0) throw new Error("a model is itself");
+ * await Deno.remove(folder);
+ * ```
  */
 export async function resolveModel(id: string, options: ResolveOptions = {}): Promise<ModelChain> {
   const { baseRevision, ...fetch } = options;

@@ -7,23 +7,21 @@ import source from "../../wgsl/adafactor.wgsl" with { type: "text" };
 import { grid1d, rowLanes, rowRanges } from "../tensor/grid.ts";
 import { keep, type Tensor, zeros } from "../tensor/tensor.ts";
 import type { Updater, UpdaterOptions } from "./optimizer.ts";
-import type { ParameterPage, ParameterPages, PlacedParameter } from "./pages.ts";
+import type { ParameterPages, PlacedParameter } from "./pages.ts";
 import { createState, type StateField, type StatePage } from "./state.ts";
 
 const kernel = defineKernel("adafactor", source);
 
 // Trainer passes scale_parameter=False and relative_step=False; the rest are Transformers' defaults
 const EPS = 1e-30, CLIP = 1, DECAY_RATE = -0.8;
-/** Workgroups that sum an update's squares. */
-const MAX_PARTIALS = 64;
 
 const field = (name: string, bind: string, per = 1): StateField => ({ name, bind, dtype: "F32", per });
 
-/** A parameter as the kernel sees it: a matrix, or a vector as rows of one column. */
-function asRows({ shape }: PlacedParameter): { rows: number; columns: number; factored: boolean } {
-  const size = shape.reduce((a, b) => a * b, 1);
-  const columns = shape.length >= 2 ? shape.at(-1)! : 1;
-  return { rows: size / columns, columns, factored: shape.length >= 2 };
+/** A parameter as the kernel sees it: a matrix, or a vector as its only row. */
+function asMatrix({ shape }: PlacedParameter): { rows: number; columns: number; factored: boolean } {
+  const size = shape.reduce((a, b) => a * b, 1), factored = shape.length >= 2;
+  const columns = factored ? shape.at(-1)! : size;
+  return { rows: size / columns, columns, factored };
 }
 
 /** Makes Adafactor's updater, with zero state. */
@@ -31,15 +29,15 @@ export function createAdafactor(
   parameters: ParameterPages,
   { settings, metrics }: Pick<UpdaterOptions, "settings" | "metrics">,
 ): Updater {
-  const all = parameters.pages.flatMap((page) => page.parameters.map((p) => ({ page, p, ...asRows(p) })));
+  const all = parameters.pages.flatMap((page) => page.parameters.map((p) => ({ page, p, ...asMatrix(p) })));
   const state = createState(all.map(({ p, rows, columns, factored }): StatePage => {
     const fields = factored
       ? [field("exp_avg_sq_row", "r", columns), field("exp_avg_sq_col", "c", rows)]
       : [field("exp_avg_sq", "v")];
     return { label: p.name, size: rows * columns, fields, granule: rows * columns };
   }));
-  const widest = Math.max(...all.map(({ rows, columns }) => [...rowRanges(rows, [4 * columns])].length));
-  const partials = keep(zeros([1 + MAX_PARTIALS * widest], "f32", "optimizer"));
+  const mostRows = all.reduce((n, { rows }) => Math.max(n, rows), 0);
+  const sums = keep(zeros([2 + mostRows], "f32", "optimizer"));
   const LANES = rowLanes();
 
   return {
@@ -48,85 +46,58 @@ export function createAdafactor(
       state.each(({ page: index, bind }) => {
         const { page, p, rows, columns, factored } = all[index]!;
         const fixed = {
-          ...{ grad_scale: gradScale, decay_rate: DECAY_RATE, eps: EPS, clip: CLIP, lr },
+          ...{ columns, grad_scale: gradScale, decay_rate: DECAY_RATE, eps: EPS, clip: CLIP, lr },
           keep: 1 - lr * (page.decay ? settings.weight_decay ?? 0 : 0),
         };
+        /** Over rows `[from, to)`: `count` invocations in workgroups of `lanes`, or `count` workgroups. */
         const launch = (
           entry: string,
           names: string[],
-          count: number,
-          params: Record<string, number>,
-          [from, to]: readonly [number, number] = [0, rows],
-          lanes = LANES,
+          [from, to]: readonly [number, number],
+          size: number,
+          count = to - from,
+          lanes = 1,
         ) => {
-          const own = (t: Tensor) => part(page, p, t, from * columns, to * columns);
-          const byRow = bind[factored ? "r" : "v"]!;
-          const kept = { ...byRow, offset: byRow.offset! + 4 * from, bytes: 4 * (to - from) };
+          const elements = (t: Tensor) => part(t.range, p.start + from * columns, (to - from) * columns);
           const known: Record<string, BufferRange> = {
-            ...{
-              metrics: metrics.range,
-              grads: own(page.grad),
-              w: own(page.value),
-              partials: partials.range,
-            },
-            ...(factored ? { r: kept, c: bind.c! } : { v: kept }),
+            ...{ metrics: metrics.range, sums: sums.range, ...bind },
+            ...(bind.r ? { r: part(bind.r, from, to - from) } : {}),
+            ...{ grads: elements(page.grad), w: elements(page.value) },
           };
           const { groups, row } = grid1d(Math.ceil(count / lanes), lanes);
           gpu().kernels.launch(kernel, {
             entry,
             consts: { LANES },
-            params: {
-              ...{ rows: factored ? to - from : 1, columns: factored ? columns : to - from },
-              ...{ run: 0, first: 0, size: 0, ...fixed, ...params },
-              row,
-            },
+            params: { ...fixed, rows: to - from, start: from, size, row },
             bind: Object.fromEntries(names.map((name) => [name, known[name]!])),
             groups,
           });
         };
+        const whole = [0, rows] as const, size = rows * columns;
+        if (!factored) {
+          launch("vector_squares", ["metrics", "grads", "v", "sums"], whole, size);
+          launch("divisor", ["sums"], whole, size);
+          launch("vector_apply", ["metrics", "grads", "w", "v", "sums"], whole, size);
+          return;
+        }
         const ranges = [...rowRanges(rows, [4 * columns])];
-        if (factored) {
-          for (const range of ranges) {
-            launch("rows", ["metrics", "grads", "r"], range[1] - range[0], {}, range, 1);
-          }
-          ranges.forEach((range, i) => {
-            launch(
-              "columns",
-              ["metrics", "grads", "c"],
-              columns,
-              { first: i === 0 ? 1 : 0, size: rows },
-              range,
-              64,
-            );
-          });
-          launch("row_mean", ["r", "partials"], 1, {}, [0, rows], 1);
-        }
-        const kept = factored ? ["r", "c"] : ["v"], prefix = factored ? "" : "vector_";
-        let count = 0;
-        for (const range of ranges) {
-          const elements = (range[1] - range[0]) * columns;
-          const run = Math.max(1024, Math.ceil(elements / MAX_PARTIALS));
-          const groups = Math.ceil(elements / run);
-          const names = ["metrics", "grads", "partials", ...kept];
-          launch(`${prefix}squares`, names, groups, { run, first: 1 + count }, range, 1);
-          count += groups;
-        }
-        for (const range of ranges) {
-          const elements = (range[1] - range[0]) * columns;
-          const names = ["metrics", "grads", "w", "partials", ...kept];
-          launch(`${prefix}apply`, names, elements, { first: count, size: rows * columns }, range, 64);
-        }
+        for (const range of ranges) launch("rows", ["metrics", "grads", "r"], range, columns);
+        for (const range of ranges) launch("columns", ["metrics", "grads", "c"], range, rows, columns, 64);
+        launch("mean", ["r", "sums"], whole, rows, 1);
+        for (const range of ranges) launch("squares", ["metrics", "grads", "r", "c", "sums"], range, size);
+        launch("divisor", ["sums"], whole, size, 1);
+        for (const range of ranges) launch("apply", ["metrics", "grads", "w", "r", "c", "sums"], range, size);
       }),
     save: () => state.save(),
     load: (read) => state.load(read),
     dispose() {
       state.dispose();
-      partials.dispose();
+      sums.dispose();
     },
   };
 }
 
-/** Elements `[from, to)` of a parameter within a page's tensor. */
-function part(page: ParameterPage, p: PlacedParameter, t: Tensor, from: number, to: number) {
-  return { buffer: t.buffer, offset: t.offset + 4 * (p.start + from), bytes: 4 * (to - from) };
+/** Elements of an f32 array, from `start` on. */
+function part({ buffer, offset = 0 }: BufferRange, start: number, elements: number): BufferRange {
+  return { buffer, offset: offset + 4 * start, bytes: 4 * elements };
 }

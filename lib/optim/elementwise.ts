@@ -141,13 +141,16 @@ export function createElementwise(
   };
 }
 
-/** The signed map and its borders, then the unsigned one and its own, 256 places each. */
+/** Places of a map among the kernel's: 256 values, 257 borders, rounded up. */
+const MAP_PLACES = 520;
+
+/** The signed map and its borders, then the unsigned one and its own; nothing lies below the first or above the last. */
 function codeMaps(): Tensor {
-  const all = new Float32Array(4 * 256);
+  const all = new Float32Array(2 * MAP_PLACES);
   [true, false].forEach((signed, i) => {
     const map = dynamicMap(signed);
-    all.set(map, 512 * i);
-    all.set(mapThresholds(map), 512 * i + 256);
+    all.set(map, MAP_PLACES * i);
+    all.set([-Infinity, ...mapThresholds(map), Infinity], MAP_PLACES * i + 256);
   });
   return keep(tensor(all, [all.length], "f32", "optimizer"));
 }

@@ -2,7 +2,6 @@
  * Optimizers whose norm, clipping and update stay on the device: a step has no readback, unless state is paged.
  * @module
  */
-import { NibbleError } from "../errors.ts";
 import { defineKernel, gpu } from "../gpu/mod.ts";
 import normSource from "../../wgsl/grad_norm.wgsl" with { type: "text" };
 import { grid1d, rowRanges } from "../tensor/grid.ts";
@@ -78,7 +77,7 @@ export interface Optimizer {
   step(options: StepOptions): Promise<void>;
   /**
    * All that resuming needs, with PyTorch's or bitsandbytes' names before the page's number: `exp_avg.0`,
-   * `absmax1.2`, and `metrics`. Whether state is paged makes no difference. One readback.
+   * `absmax1.2`, and `metrics`. Whether state is paged makes no difference.
    */
   saveState(): Promise<SavedState[]>;
   /**

@@ -68,19 +68,23 @@ const lowestOf = ({ min_lr, min_lr_rate }: ScheduleKwargs, base: number) =>
   min_lr !== undefined ? min_lr / base : min_lr_rate!;
 
 /** Rising from 0 to 1 in the warm-up of `warmup_stable_decay`, and, mirrored, falling at its end. */
-const SLOPES: Readonly<Record<string, { up: (done: number) => number; down: (done: number, cycles: number) => number }>> =
-  {
-    linear: { up: (done) => done, down: (done) => 1 - done },
-    cosine: { up: (done) => 0.5 * (1 - Math.cos(Math.PI * done)), down: (done, cycles) => wave(cycles, done) },
-    "1-sqrt": { up: (done) => 1 - Math.sqrt(1 - done), down: (done) => 1 - Math.sqrt(done) },
-  };
+const SLOPES: Readonly<
+  Record<string, { up: (done: number) => number; down: (done: number, cycles: number) => number }>
+> = {
+  linear: { up: (done) => done, down: (done) => 1 - done },
+  cosine: { up: (done) => 0.5 * (1 - Math.cos(Math.PI * done)), down: (done, cycles) => wave(cycles, done) },
+  "1-sqrt": { up: (done) => 1 - Math.sqrt(1 - done), down: (done) => 1 - Math.sqrt(done) },
+};
 
 function checkLowest({ min_lr, min_lr_rate }: ScheduleKwargs) {
   if (min_lr !== undefined && min_lr_rate !== undefined) {
     return ["min_lr and min_lr_rate are both given", "Keep one of them."] as const;
   }
   if (min_lr !== undefined || min_lr_rate !== undefined) return undefined;
-  return ["the lowest rate is missing", "Set min_lr_rate, a part of learning_rate, or min_lr, the rate."] as const;
+  return [
+    "the lowest rate is missing",
+    "Set min_lr_rate, a part of learning_rate, or min_lr, the rate.",
+  ] as const;
 }
 
 const TABLE: Readonly<Record<string, Schedule>> = {
@@ -127,7 +131,9 @@ const TABLE: Readonly<Record<string, Schedule>> = {
     warmUp: "linear",
     kwargs: ["power", "lr_end"],
     check: ({ lr_end = 1e-7 }, base) =>
-      base > lr_end ? undefined : [`lr_end ${lr_end} is not below learning_rate ${base}`, "Set a smaller lr_end."],
+      base > lr_end
+        ? undefined
+        : [`lr_end ${lr_end} is not below learning_rate ${base}`, "Set a smaller lr_end."],
     factor({ step, total, warmup, base }, { lr_end = 1e-7, power = 1 }) {
       if (step > total) return lr_end / base;
       const left = 1 - (step - warmup) / Math.max(1, total - warmup);
@@ -144,10 +150,20 @@ const TABLE: Readonly<Record<string, Schedule>> = {
   },
   warmup_stable_decay: {
     warmUp: "its own",
-    kwargs: ["num_decay_steps", "num_stable_steps", "warmup_type", "decay_type", "min_lr_ratio", "num_cycles"],
+    kwargs: [
+      "num_decay_steps",
+      "num_stable_steps",
+      "warmup_type",
+      "decay_type",
+      "min_lr_ratio",
+      "num_cycles",
+    ],
     check({ num_decay_steps, warmup_type = "linear", decay_type = "cosine" }) {
       if (num_decay_steps === undefined) {
-        return ["num_decay_steps is missing", "Set num_decay_steps, the steps in which the rate falls at the end."];
+        return [
+          "num_decay_steps is missing",
+          "Set num_decay_steps, the steps in which the rate falls at the end.",
+        ];
       }
       const unknown = [warmup_type, decay_type].find((type) => !Object.hasOwn(SLOPES, type));
       return unknown === undefined
@@ -192,15 +208,26 @@ export function checkSchedule(name: string, base: number, kwargs: ScheduleKwargs
   if (!schedule) {
     const all = `Use one of: ${SCHEDULES.join(", ")}.`;
     if (FOLLOWING.includes(name)) {
-      return refuse(`Schedule '${name}' follows the evaluation, which is not built`, all, "lr_scheduler_type");
+      return refuse(
+        `Schedule '${name}' follows the evaluation, which is not built`,
+        all,
+        "lr_scheduler_type",
+      );
     }
     const near = nearest(name, SCHEDULES);
-    return refuse(`Unknown schedule '${name}'`, near ? `Did you mean ${near}? ${all}` : all, "lr_scheduler_type");
+    return refuse(
+      `Unknown schedule '${name}'`,
+      near ? `Did you mean ${near}? ${all}` : all,
+      "lr_scheduler_type",
+    );
   }
   const { kwargs: takes, check } = schedule;
   const foreign = takes && Object.keys(kwargs).find((key) => !takes.some((known) => known === key));
   if (foreign !== undefined) {
-    refuse(`${name} takes no argument '${foreign}'`, takes!.length ? `It takes ${takes!.join(", ")}.` : "It takes none.");
+    refuse(
+      `${name} takes no argument '${foreign}'`,
+      takes!.length ? `It takes ${takes!.join(", ")}.` : "It takes none.",
+    );
   }
   const wrong = check?.(kwargs, base);
   if (wrong) refuse(`${name}: ${wrong[0]}`, wrong[1]);

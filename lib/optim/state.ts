@@ -76,7 +76,6 @@ interface Held extends Omit<StateChunk, "bind"> {
   /** First byte of each field. */
   offsets: number[];
   bytes: number;
-  onHost: boolean;
   buffer?: GpuBuffer;
   host?: Uint8Array<ArrayBuffer>;
 }
@@ -96,17 +95,13 @@ const WIDTH = { F32: 4, U8: 1 };
 export function createState(pages: readonly StatePage[], paging?: PagingOptions): OptimizerState {
   const slotBytes = paging?.slotBytes ?? SLOT_BYTES;
   const chunks = pages.flatMap((page, i) => cut(page, i, paging ? slotBytes : Infinity));
-  let room = paging?.residentBytes ?? 0;
+  const moving = paging ? toTheHost(chunks, slotBytes, paging.residentBytes ?? 0) : [];
+  const away = new Set(moving), largest = moving.reduce((n, chunk) => Math.max(n, chunk.bytes), 0);
   for (const chunk of chunks) {
-    const large = paging !== undefined && chunk.bytes * SMALL_PART >= slotBytes;
-    chunk.onHost = large && chunk.bytes > room;
-    if (chunk.onHost || chunk.bytes === 0) continue;
-    if (large) room -= chunk.bytes;
+    if (away.has(chunk) || chunk.bytes === 0) continue;
     chunk.buffer = gpu().pool.acquire(chunk.bytes, "optimizer");
     gpu().stream.clear(chunk.buffer);
   }
-  const moving = chunks.filter((chunk) => chunk.onHost);
-  const largest = moving.reduce((n, chunk) => Math.max(n, chunk.bytes), 0);
   const slots: Slot[] = moving.slice(0, 2).map(() => ({
     buffer: gpu().pool.acquire(largest, "optimizer"),
     reader: gpu().stream.reader(largest),
@@ -137,7 +132,7 @@ export function createState(pages: readonly StatePage[], paging?: PagingOptions)
       let turn = 0;
       try {
         for (const chunk of chunks) {
-          if (!chunk.onHost) {
+          if (!away.has(chunk)) {
             update(handOver(chunk, chunk.buffer));
             continue;
           }
@@ -159,8 +154,7 @@ export function createState(pages: readonly StatePage[], paging?: PagingOptions)
       const parts = arrays.map(({ own, k }) =>
         own.filter((chunk) => chunk.buffer).map((chunk) => ranges(chunk, chunk.buffer!)[k]!)
       );
-      const read = await gpu().stream.read(parts.flat());
-      const next = read.values();
+      const next = (await readAll(parts.flat())).values();
       return arrays.map(({ name, field, k, size, own }) => ({
         name,
         dtype: field.dtype,
@@ -196,6 +190,37 @@ export function createState(pages: readonly StatePage[], paging?: PagingOptions)
   };
 }
 
+type ByteRange = Required<BufferRange>;
+
+/** Reads ranges in as few readbacks as a mappable buffer of 256 MiB, WebGPU's smallest limit, allows. */
+async function readAll(ranges: readonly ByteRange[]): Promise<ArrayBuffer[]> {
+  const groups: ByteRange[][] = [];
+  let bytes = Infinity;
+  for (const range of ranges) {
+    if (bytes + range.bytes > 2 ** 28) {
+      groups.push([]);
+      bytes = 0;
+    }
+    groups.at(-1)!.push(range);
+    bytes += range.bytes;
+  }
+  const read: ArrayBuffer[] = [];
+  for (const group of groups) read.push(...await gpu().stream.read(group));
+  return read;
+}
+
+/** The chunks that move: all that are worth it, but what there is room for. Two slots must be less than they hold. */
+function toTheHost(chunks: readonly Held[], slotBytes: number, residentBytes: number): Held[] {
+  let room = residentBytes;
+  const moving = chunks.filter(({ bytes }) => {
+    if (bytes * SMALL_PART < slotBytes) return false;
+    if (bytes > room) return true;
+    room -= bytes;
+    return false;
+  });
+  return moving.length > 2 ? moving : [];
+}
+
 function fieldBytes({ per, dtype }: StateField, elements: number): number {
   return elements / per * WIDTH[dtype];
 }
@@ -215,7 +240,7 @@ function cut({ size, fields, granule }: StatePage, page: number, most: number): 
       bytes += Math.ceil(fieldBytes(field, to - from) / 256) * 256;
       return at;
     });
-    chunks.push({ page, from, to, offsets, bytes, onHost: false });
+    chunks.push({ page, from, to, offsets, bytes });
   }
   return chunks;
 }

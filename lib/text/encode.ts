@@ -4,7 +4,7 @@
  */
 import { NibbleError } from "../errors.ts";
 import { markTokens, type Span } from "./align.ts";
-import { renderWithSpans } from "./spans.ts";
+import { endsInStop, renderWithSpans } from "./spans.ts";
 import type { EncodedExample, Message, Tokenizer } from "./types.ts";
 
 /** Settings that all encoders share. */
@@ -109,7 +109,7 @@ export interface EncodePromptCompletionOptions extends EncodeOptions, ChatOption
 
 /**
  * Encodes a prompt with its completion: two texts, joined as they are, or two lists of messages, rendered as one
- * conversation. The targets are the completion's tokens, with what stops it.
+ * conversation. The targets are the completion's tokens, with what stops it and what the template writes after that.
  */
 export function encodePromptCompletion(
   tok: Tokenizer,
@@ -153,11 +153,13 @@ function pair(
     );
   }
   const settings = { where, ...(options.variables ? { variables: options.variables } : {}) };
-  const { text, spans, stops } = renderWithSpans(tok, [...prompt, ...completion], settings);
-  // Assistant turns within the prompt are context here.
-  const own = spans.slice(prompt.filter((m) => m.role === "assistant").length);
-  const example = markedExample(tok, text, own, options, where);
-  if (!stops) example.stops = false;
+  const text = tok.renderChat([...prompt, ...completion], settings);
+  const opening = tok.renderChat(prompt, { ...settings, addGenerationPrompt: true });
+  // TRL's rule: all from where the prompt, opened for an answer, and the whole part
+  let start = 0;
+  while (start < opening.length && opening[start] === text[start]) start++;
+  const example = markedExample(tok, text, [[start, text.length]], options, where);
+  if (!endsInStop(tok, text)) example.stops = false;
   return example;
 }
 

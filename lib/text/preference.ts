@@ -71,7 +71,11 @@ export function encodeAnswers(
     const start = cut + ids.length - plain.length;
     const answer = ids.slice(start);
     appendEos(tok, answer, true);
-    return { prompt: ids.slice(0, start), answer, bos: start > 0 && tok.addsBos && ids[0] === tok.bosId ? 1 : 0 };
+    return {
+      prompt: ids.slice(0, start),
+      answer,
+      bos: start > 0 && tok.addsBos && ids[0] === tok.bosId ? 1 : 0,
+    };
   });
 }
 

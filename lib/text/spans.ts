@@ -4,6 +4,7 @@
  * @module
  */
 import { NibbleError } from "../errors.ts";
+import { renderGeneration } from "./template.ts";
 import type { Span } from "./align.ts";
 import type { Message, RenderOptions, Tokenizer } from "./types.ts";
 
@@ -20,6 +21,9 @@ export interface RenderedChat {
 /**
  * Renders a conversation and finds the assistant's turns.
  *
+ * Where the template says itself what the model writes, in `{% generation %}` blocks, that is it, as in Transformers.
+ * Else prefixes are rendered, and no template has to say it:
+ *
  * Turn i starts where the render of messages before it, with the generation prompt, ends: exactly where the model
  * starts to write when it is used. It ends where the render of messages up to it ends. Templates that render a turn
  * differently when others follow (reasoning dropped from earlier turns) break that for some turns; there the
@@ -33,6 +37,16 @@ export function renderWithSpans(
   options: RenderOptions = {},
 ): RenderedChat {
   const { addGenerationPrompt: _, ...settings } = options;
+  const marked = renderGeneration(
+    tok.chatTemplate ?? "",
+    (marks) => tok.renderChat(messages, { ...settings, variables: { ...settings.variables, ...marks } }),
+  );
+  if (marked && marked.spans.length > 0) {
+    return {
+      ...marked,
+      stops: marked.spans.every(([from, to]) => endsInStop(tok, marked.text.slice(from, to))),
+    };
+  }
   const text = tok.renderChat(messages, settings);
   const spans: Span[] = [];
   let stops = true;
@@ -65,10 +79,14 @@ export function renderWithSpans(
 
 /** Cuts the white space after a turn's stop token. Without a stop token the white space is all that ends the turn. */
 function trimTurn(tok: Tokenizer, turn: string, start: number): [end: number, stop: boolean] {
-  const body = turn.trimEnd();
-  const ids = tok.encode(body, { addSpecialTokens: false });
-  const stop = ids.length > 0 && tok.isSpecial(ids[ids.length - 1]);
-  return [start + (stop ? body.length : turn.length), stop];
+  const stop = endsInStop(tok, turn);
+  return [start + (stop ? turn.trimEnd().length : turn.length), stop];
+}
+
+/** Whether a text ends in a special token, white space after it aside: without one a model cannot learn to stop. */
+export function endsInStop(tok: Tokenizer, text: string): boolean {
+  const ids = tok.encode(text.trimEnd(), { addSpecialTokens: false });
+  return ids.length > 0 && tok.isSpecial(ids[ids.length - 1]!);
 }
 
 /** Extends a content's end over the special token behind it, if there is one. */

@@ -58,6 +58,114 @@ function mendStrip(node: unknown): void {
   Object.values(node).forEach(mendStrip);
 }
 
+/** A value as the engine holds it while a template runs. */
+interface RuntimeValue {
+  type: string;
+  value: unknown;
+  toString(): string;
+}
+
+/** What `{{ value }}` writes in Python: the engine writes lists, mappings and truth values as JSON. */
+function pythonText(runtime: RuntimeValue, within = false): string {
+  const { type, value } = runtime;
+  const parts = () => (value as RuntimeValue[]).map((part) => pythonText(part, true));
+  if (type === "StringValue") return within ? pythonQuoted(value as string) : value as string;
+  if (type === "BooleanValue") return value ? "True" : "False";
+  if (type === "NullValue") return "None";
+  if (type === "ArrayValue") return `[${parts().join(", ")}]`;
+  if (type === "TupleValue") return `(${parts().join(", ")}${parts().length === 1 ? "," : ""})`;
+  if (type !== "ObjectValue") return runtime.toString();
+  const entries = [...value as Map<string, RuntimeValue>];
+  return `{${entries.map(([key, part]) => `${pythonQuoted(key)}: ${pythonText(part, true)}`).join(", ")}}`;
+}
+
+/** A text within a list or mapping: Python's `repr`. */
+function pythonQuoted(text: string): string {
+  const quote = text.includes("'") && !text.includes('"') ? '"' : "'";
+  const named: Record<string, string> = {
+    "\n": "\\n",
+    "\r": "\\r",
+    "\t": "\\t",
+    "\\": "\\\\",
+    [quote]: `\\${quote}`,
+  };
+  const hex = (code: number) =>
+    code < 256
+      ? `\\x${code.toString(16).padStart(2, "0")}`
+      : code < 65536
+      ? `\\u${code.toString(16).padStart(4, "0")}`
+      : `\\U${code.toString(16).padStart(8, "0")}`;
+  const escape = (c: string) =>
+    named[c] ?? (/[\p{C}\p{Z}]/u.test(c) && c !== " " ? hex(c.codePointAt(0)!) : c);
+  return quote + [...text].map(escape).join("") + quote;
+}
+
+/** Statements whose value is what a template writes, `None` included. */
+const WRITES = new Set(["Identifier", "MemberExpression", "CallExpression", "FilterExpression"]);
+
+/** Runs a template, writing values as Python does. */
+function runTemplate(program: ReturnType<typeof parse>, scope: Environment): string {
+  const interpreter = new Interpreter(scope) as unknown as {
+    run(program: unknown): RuntimeValue;
+    evaluate(statement: { type: string }, environment: unknown): RuntimeValue;
+    evaluateBlock(statements: { type: string }[], environment: unknown): unknown;
+  };
+  const text = scope.set("nibble_text", "") as unknown as { constructor: new (text: string) => unknown };
+  interpreter.evaluateBlock = (statements, environment) => {
+    let result = "";
+    for (const statement of statements) {
+      const value = interpreter.evaluate(statement, environment);
+      const silent = value.type === "UndefinedValue" ||
+        (value.type === "NullValue" && !WRITES.has(statement.type));
+      if (!silent) result += pythonText(value);
+    }
+    return new text.constructor(result);
+  };
+  return interpreter.run(program).value as string;
+}
+
+/** Names of the variables by which `{% generation %}` blocks run and what is written before and after them. */
+const GENERATION = "nibble_generation", OPENS = "nibble_opens", CLOSES = "nibble_closes";
+
+/** Puts the two marks around the content of every generation block. */
+function markGeneration(node: unknown): void {
+  if (Array.isArray(node)) return node.forEach(markGeneration);
+  if (typeof node !== "object" || node === null) return;
+  const block = node as { type?: string; test?: { value?: unknown }; body?: unknown[] };
+  if (block.type === "If" && block.test?.value === GENERATION) {
+    const write = (name: string) => parse(tokenize(`{{ ${name} }}`)).body;
+    block.body = [...write(OPENS), ...block.body!, ...write(CLOSES)];
+  }
+  Object.values(node).forEach(markGeneration);
+}
+
+/** Marks that no conversation holds: of Unicode's private use. */
+const MARKS = ["\u{f0001}", "\u{f0002}"] as const;
+
+/**
+ * Renders a template that has `{% generation %}` blocks, and finds what they wrote.
+ *
+ * @returns undefined where the template has none
+ */
+export function renderGeneration(
+  source: string,
+  render: (variables: Record<string, unknown>) => string,
+): { text: string; spans: [start: number, end: number][] } | undefined {
+  if (!/\{%[-+]?\s*generation\s*-?%\}/.test(source)) return undefined;
+  const [open, close] = MARKS;
+  let text = "";
+  const spans: [number, number][] = [];
+  for (const piece of render({ [OPENS]: open, [CLOSES]: close }).split(open)) {
+    const [inside, after] = piece.split(close);
+    if (after === undefined) text += inside;
+    else {
+      spans.push([text.length, text.length + inside!.length]);
+      text += inside! + after;
+    }
+  }
+  return { text, spans };
+}
+
 /** What `raise_exception` in a template throws. */
 class TemplateRaised extends Error {}
 
@@ -115,12 +223,13 @@ export function compileTemplate(source: string, now: Date = new Date()): RenderT
   // transformers makes `generation` a block tag of its own. A block that always runs has the same output and,
   // unlike cutting the tag out, the same whitespace control.
   const blocks = source
-    .replace(/\{%([-+]?)\s*generation\s*(-?)%\}/g, "{%$1 if true $2%}")
+    .replace(/\{%([-+]?)\s*generation\s*(-?)%\}/g, `{%$1 if ${GENERATION} $2%}`)
     .replace(/\{%([-+]?)\s*endgeneration\s*(-?)%\}/g, "{%$1 endif $2%}");
   let program: ReturnType<typeof parse>;
   try {
     program = parse(tokenize(blocks, { lstrip_blocks: true, trim_blocks: true }));
     mendStrip(program.body);
+    markGeneration(program.body);
   } catch (cause) {
     throw new NibbleError("text/template-syntax", `Cannot read the chat template: ${messageOf(cause)}`, {
       where: "chat_template",
@@ -141,6 +250,9 @@ export function compileTemplate(source: string, now: Date = new Date()): RenderT
       raise_exception: (message: unknown) => {
         throw new TemplateRaised(String(message));
       },
+      [GENERATION]: true,
+      [OPENS]: "",
+      [CLOSES]: "",
       nibble_strip: STRIP.strip,
       nibble_lstrip: STRIP.lstrip,
       nibble_rstrip: STRIP.rstrip,
@@ -150,7 +262,7 @@ export function compileTemplate(source: string, now: Date = new Date()): RenderT
       if (value !== undefined) scope.set(name, value);
     }
     try {
-      return (new Interpreter(scope).run(program) as { value: string }).value;
+      return runTemplate(program, scope);
     } catch (cause) {
       if (cause instanceof TemplateRaised) {
         throw new NibbleError("text/template-raised", `The chat template refuses: ${cause.message}`, {

@@ -214,6 +214,7 @@ function createEngine(json: Json, config: Json, where: string | undefined): Engi
     });
   }
   mendDigits(engine.pre_tokenizer);
+  mendByteFallback(engine.decoder);
   return engine;
 }
 
@@ -228,4 +229,25 @@ function mendDigits(step: unknown): void {
   }
   const inner = (step as { tokenizers?: unknown } | null)?.tokenizers;
   if (Array.isArray(inner)) inner.forEach(mendDigits);
+}
+
+/**
+ * The JavaScript engine drops U+FEFF from a run of byte tokens and puts one U+FFFD for several bytes that are no
+ * character; Hugging Face's keeps the one, and puts a U+FFFD for each byte of a run that is not whole.
+ */
+function mendByteFallback(step: unknown): void {
+  const own = step as { config?: { type?: string }; text_decoder?: unknown; decoders?: unknown } | null;
+  if (own?.config?.type === "ByteFallback") {
+    const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+    own.text_decoder = {
+      decode(bytes: Uint8Array): string {
+        try {
+          return strict.decode(bytes);
+        } catch {
+          return "\ufffd".repeat(bytes.length);
+        }
+      },
+    };
+  }
+  if (Array.isArray(own?.decoders)) own.decoders.forEach(mendByteFallback);
 }

@@ -92,7 +92,9 @@ export interface LoopOptions {
 }
 
 // Training comes back to the same shapes, and logs every few steps; the batches of an evaluation differ in length.
-const IDLE_STEPS = 16, IDLE_BATCHES = 2;
+const IDLE_STEPS = 16;
+/** Batches of an evaluation after which a buffer that lay idle is destroyed. */
+export const IDLE_BATCHES = 2;
 /** Steps whose gradient was not finite before the run gives up. */
 const MOST_SKIPPED = 10;
 

@@ -13,7 +13,13 @@ import { buildModel, type BuildOptions } from "../model/load.ts";
 import type { Model } from "../model/model.ts";
 import { isEmbedding } from "../model/parameters.ts";
 import { randomSource } from "../model/random_source.ts";
-import { createOptimizer, createParameterPages, decays, type Optimizer, type ParameterPages } from "../optim/mod.ts";
+import {
+  createOptimizer,
+  createParameterPages,
+  decays,
+  type Optimizer,
+  type ParameterPages,
+} from "../optim/mod.ts";
 import { createTokenizer, type Tokenizer } from "../text/mod.ts";
 import { generatedBase } from "./generated.ts";
 import type { TrainSettings } from "./settings.ts";
@@ -264,7 +270,11 @@ function withAdapter(
 function allTrainable(files: ModelFiles, maxPositions: number, extra: Extra, note: Note): Trainable {
   const shapes = parameterShapes(readConfig(files.config, files.path));
   const pages = note(createParameterPages(
-    shapes.map((spec) => ({ ...spec, decay: decays(spec.name), optim_bits: isEmbedding(spec) ? 32 : undefined })),
+    shapes.map((spec) => ({
+      ...spec,
+      decay: decays(spec.name),
+      optim_bits: isEmbedding(spec) ? 32 : undefined,
+    })),
     "base",
   ));
   const model = note(buildModel(files.config, files.source, {

@@ -51,9 +51,8 @@ export async function planMemory(s: TrainSettings, inputs: PlanInputs): Promise<
   const budget = memoryBudget(s);
   let plan = { ...await rehearseRun(s, inputs, 0), budget };
   if (plan.hostBytes > 0 && Number.isFinite(budget)) {
-    // buffers kept for reuse count too: without room for them every step would make them anew
-    const { peakBytes, liveBytes, idleBytes } = plan.memory;
-    const spare = budget - Math.max(peakBytes, liveBytes + idleBytes);
+    // what is kept for reuse counts too: without room for it every step would make it anew
+    const spare = budget - plan.memory.heldPeakBytes;
     if (spare > 0) plan = { ...await rehearseRun(s, inputs, spare), budget };
   }
   if (plan.memory.peakBytes > budget) {
@@ -120,6 +119,8 @@ export function formatPlan(plan: MemoryPlan): string {
   const kinds = byKind(plan);
   const budget = Number.isFinite(plan.budget) ? ` of ${mib(plan.budget)}` : "";
   const host = plan.hostBytes > 0 ? `; optimizer state on the host ${mib(plan.hostBytes)}` : "";
-  return `plan        ${mib(peakBytes)}${budget}: ${kinds}${host}; largest binding ${mib(plan.largestBinding)}, ` +
+  return `plan        ${mib(peakBytes)}${budget}: ${kinds}${host}; largest binding ${
+    mib(plan.largestBinding)
+  }, ` +
     `${plan.dispatches} launches rehearsed`;
 }

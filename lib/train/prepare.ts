@@ -126,14 +126,25 @@ export function evalBatches(side: Prepared, s: TrainSettings): Batch[] {
   return evalItems(side, s).map((items) => side.batch(items));
 }
 
-/** The items of each batch where all are passed once and nothing is trained; the largest batch comes first. */
-export function evalItems(side: Prepared, s: TrainSettings): (readonly number[])[] {
-  const { lengths } = side;
+/**
+ * The items of each batch where all are passed once and nothing is trained; the largest batch comes first.
+ *
+ * @param only which items are passed, with the rest of their blocks; default all
+ */
+export function evalItems(
+  side: Prepared,
+  s: TrainSettings,
+  only: (item: number) => boolean = () => true,
+): (readonly number[])[] {
+  const { lengths, blocks } = side;
   const longest = (items: readonly number[]) => items.reduce((n, i) => Math.max(n, lengths[i]!), 0);
-  if (side.blocks) return [...side.blocks].sort((a, b) => b.length * longest(b) - a.length * longest(a));
+  if (blocks) {
+    const size = (block: readonly number[]) => block.length * longest(block);
+    return blocks.filter((block) => block.some(only)).sort((a, b) => size(b) - size(a));
+  }
   const size = s.per_device_eval_batch_size;
   // items of like length together, so that little is padding; a mean does not see the order
-  const sorted = lengths.map((_, i) => i).sort((a, b) => lengths[b]! - lengths[a]!);
+  const sorted = lengths.map((_, i) => i).filter(only).sort((a, b) => lengths[b]! - lengths[a]!);
   return Array.from(
     { length: Math.ceil(sorted.length / size) },
     (_, i) => sorted.slice(i * size, (i + 1) * size),
@@ -145,6 +156,17 @@ export interface Order {
   stepsPerEpoch: number;
   maxSteps: number;
   window: (step: number) => Batch[];
+  /** Items of each micro-batch of a step. */
+  items: (step: number) => readonly (readonly number[])[];
+}
+
+/** All items that a run trains on: fewer than there are where it ends within the first epoch. */
+export function usedItems({ maxSteps, stepsPerEpoch, items }: Order): Set<number> {
+  const used = new Set<number>();
+  for (let step = 0; step < Math.min(maxSteps, stepsPerEpoch); step++) {
+    for (const batch of items(step)) for (const item of batch) used.add(item);
+  }
+  return used;
 }
 
 /**
@@ -162,19 +184,17 @@ export function trainingOrder(side: Prepared, s: TrainSettings): Order {
   const seed = s.data_seed ?? s.seed;
   let epoch = -1;
   let order: readonly (readonly number[])[] = [];
-  return {
-    stepsPerEpoch,
-    maxSteps,
-    window(step) {
-      const wanted = Math.floor(step / stepsPerEpoch);
-      if (wanted !== epoch) {
-        epoch = wanted;
-        order = blocks
-          ? epochBatches(blocks.length, 1, seed, epoch).map(([block]) => blocks[block!]!)
-          : epochBatches(lengths.length, s.per_device_train_batch_size, seed, epoch);
-      }
-      const first = (step % stepsPerEpoch) * perStep;
-      return order.slice(first, first + perStep).map((items) => side.batch(items, minLength));
-    },
+  const items = (step: number) => {
+    const wanted = Math.floor(step / stepsPerEpoch);
+    if (wanted !== epoch) {
+      epoch = wanted;
+      order = blocks
+        ? epochBatches(blocks.length, 1, seed, epoch).map(([block]) => blocks[block!]!)
+        : epochBatches(lengths.length, s.per_device_train_batch_size, seed, epoch);
+    }
+    const first = (step % stepsPerEpoch) * perStep;
+    return order.slice(first, first + perStep);
   };
+  const window = (step: number) => items(step).map((batch) => side.batch(batch, minLength));
+  return { stepsPerEpoch, maxSteps, window, items };
 }

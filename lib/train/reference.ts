@@ -15,10 +15,12 @@ import { buildModel } from "../model/load.ts";
 import type { Model } from "../model/model.ts";
 import { noGrad } from "../tensor/tape.ts";
 import { keep, scope, type Tensor } from "../tensor/tensor.ts";
+import { IDLE_BATCHES } from "./loop.ts";
 import type { ReferenceObjective } from "./objectives/preference_loss.ts";
 import { evalItems, type Prepared } from "./prepare.ts";
 import type { Reporter } from "./progress.ts";
-import type { TrainSettings } from "./settings.ts";
+import type { SettingName, TrainSettings } from "./settings.ts";
+import { QUANTIZATION } from "./settings/model.ts";
 
 /** Everything that scoring needs. */
 export interface ReferenceRun {
@@ -28,8 +30,8 @@ export interface ReferenceRun {
   adapter: Adapter | undefined;
   /** Fingerprint of the base's content, merged adapters included. */
   hash: string;
-  /** The sides to score, which have `scored`. */
-  sides: readonly Prepared[];
+  /** The sides to score, which have `scored`, and which of their items; absent: all. */
+  sides: readonly { side: Prepared; items?: ReadonlySet<number> }[];
   reporter: Reporter;
   signal?: AbortSignal | undefined;
   /** Folder of the scores on disk. */
@@ -41,31 +43,40 @@ const READ_EVERY = 64;
 
 /**
  * Fills in the scores of every side: from the disk where the same model has scored the same tokens on the same
- * adapter before, else by one pass over them, without dropout.
+ * adapter before, and by one pass, without dropout, over those that are missing.
  *
  * @throws NibbleError `train/stopped` when the signal comes during the pass, `train/nan-reference`
  */
 export async function scoreReference(s: TrainSettings, run: ReferenceRun): Promise<void> {
   const folder = run.cache ?? join(nibbleCache(), "reference");
-  for (const side of run.sides) {
+  for (const { side, items } of run.sides) {
     const { scores, sequences } = side.scored!;
+    const { perItem } = scores;
     const all = sequences();
     const path = join(folder, `${contentKey(s, run, all)}.safetensors`);
-    const stored = readScores(path, all.length);
-    const started = performance.now();
-    scores.values = stored ?? await score(s, run, side);
-    if (stored) {
-      run.reporter.note(`reference   ${all.length} sequences scored by an earlier run, in ${path}`);
+    scores.values = readScores(path, all.length) ?? new Float32Array(all.length).fill(UNKNOWN);
+    const { values } = scores;
+    const missing = (item: number) => (items?.has(item) ?? true) && Number.isNaN(values[perItem * item]);
+    const batches = evalItems(side, s, missing);
+    if (batches.length === 0) {
+      run.reporter.note(`reference   scored by an earlier run, in ${path}`);
       continue;
     }
-    Deno.mkdirSync(folder, { recursive: true });
-    writeSafetensors(path, [{ name: "logps", dtype: "F32", shape: [all.length], data: scores.values }]);
+    const started = performance.now();
+    try {
+      await score(run, side, batches, values);
+    } finally { // a pass that is stopped goes on where it was
+      Deno.mkdirSync(folder, { recursive: true });
+      writeSafetensors(path, [{ name: "logps", dtype: "F32", shape: [all.length], data: values }]);
+    }
+    const count = perItem * batches.reduce((n, batch) => n + batch.length, 0);
     const seconds = (performance.now() - started) / 1000;
-    run.reporter.note(
-      `reference   ${all.length} sequences scored in ${seconds.toFixed(1)} s, kept in ${path}`,
-    );
+    run.reporter.note(`reference   ${count} sequences scored in ${seconds.toFixed(1)} s, kept in ${path}`);
   }
 }
+
+/** In the place of a score that no run has needed yet. */
+const UNKNOWN = NaN;
 
 /** Scores by another model (`ref_model`), which is on the device only meanwhile. */
 export async function scoreByOther(
@@ -85,16 +96,15 @@ export async function scoreByOther(
   }
 }
 
-/** One pass over a side. */
+/** One pass over some batches of a side. */
 async function score(
-  s: TrainSettings,
   run: ReferenceRun,
   side: Prepared,
-): Promise<Float32Array<ArrayBuffer>> {
+  batches: readonly (readonly number[])[],
+  values: Float32Array,
+): Promise<void> {
   const { objective, model, adapter, reporter, signal } = run;
   const { perItem } = side.scored!.scores;
-  const values = new Float32Array(perItem * side.lengths.length);
-  const batches = evalItems(side, s);
   let waiting: { items: readonly number[]; sums: Tensor[] }[] = [];
   const readBack = async () => {
     const tensors = waiting.flatMap(({ sums }) => sums);
@@ -103,6 +113,7 @@ async function score(
     );
     for (const { items, sums } of waiting) {
       const rows = read.splice(0, sums.length).flatMap((bytes) => [...new Float32Array(bytes)]);
+      if (!rows.every(Number.isFinite)) throw notFinite(model);
       items.forEach((item, i) => {
         for (let k = 0; k < perItem; k++) values[perItem * item + k] = rows[2 * (k * items.length + i)]!;
       });
@@ -123,6 +134,7 @@ async function score(
       const sums = noGrad(() => scope(() => objective.score(model, side.batch(items))));
       waiting.push({ items, sums: sums.map((t) => keep(t)) });
       await gpu().stream.fence();
+      gpu().pool.age(IDLE_BATCHES);
       if (waiting.length === READ_EVERY) await readBack();
       reporter.step({ step: i + 1, maxSteps: batches.length });
       await new Promise((resolve) => setTimeout(resolve, 0)); // signals arrive here
@@ -132,31 +144,30 @@ async function score(
     if (adapter) adapter.enabled = enabled!;
     for (const { sums } of waiting) sums.forEach((t) => t.dispose());
   }
-  if (!values.every(Number.isFinite)) {
-    throw new NibbleError(
-      "train/nan-reference",
-      "The reference gives log-probabilities that are not finite",
-      {
-        where: run.model.path,
-        remedy: "The model is damaged, or its numbers overflow: look at its answers with deno task chat.",
-      },
-    );
-  }
-  return values;
 }
 
-/** Everything that the scores depend on: base, quantization, adapter string of the device, tokens and targets. */
+function notFinite({ path }: Model): NibbleError {
+  return new NibbleError("train/nan-reference", "The reference gives log-probabilities that are not finite", {
+    where: path,
+    remedy: "The model is damaged, or its numbers overflow: look at its answers with deno task chat.",
+  });
+}
+
+/**
+ * Everything that the scores depend on: base and how it is held, adapters whose beginning is no zero, the adapter
+ * string of the device, tokens and targets.
+ */
 function contentKey(
   s: TrainSettings,
   run: ReferenceRun,
   all: readonly { ids: number[]; trained: boolean[] }[],
 ): string {
   const hash = createHash("sha256");
-  const quantization = s.load_in_4bit
-    ? [s.bnb_4bit_quant_type, s.bnb_4bit_blocksize, s.use_bnb_nested_quant]
-    : null;
+  const held = [...Object.keys(QUANTIZATION), "torch_dtype"].map((key) => s[key as SettingName]);
   const fresh = s.nibble_model_config ? [s.nibble_model_config, s.seed] : null;
-  hash.update(JSON.stringify([1, run.hash, fresh, quantization, s.torch_dtype, gpu().name]));
+  const changed = [...run.adapter?.layers.values() ?? []].some(({ initial }) => initial);
+  const begun = changed ? [run.adapter!.config, s.seed] : null;
+  hash.update(JSON.stringify([1, run.hash, fresh, begun, held, gpu().name]));
   for (const { ids, trained } of all) {
     hash.update(Uint32Array.from([ids.length, ...ids, trained.indexOf(true)]));
   }

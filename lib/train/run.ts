@@ -14,6 +14,7 @@ import { checkMoved } from "./movement.ts";
 import { needsReference } from "./objectives/preference_loss.ts";
 import { complete, evalMetrics, type RunParts, type Sample } from "./output.ts";
 import { formatPlan } from "./plan.ts";
+import { usedItems } from "./prepare.ts";
 import { openRunDevice, prepareRun } from "./prepare_run.ts";
 import { createReporter, etaOf, type Reporter } from "./progress.ts";
 import { openRecord } from "./record.ts";
@@ -85,7 +86,7 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
   const reference = needsReference(run.objective)
     ? {
       ...{ objective: run.objective, reporter, signal: options.signal },
-      sides: run.test ? [run.train, run.test] : [run.train],
+      sides: [{ side: run.train, items: usedItems(run.order) }, ...(run.test ? [{ side: run.test }] : [])],
     }
     : undefined;
   if (reference && s.ref_model) {

@@ -1,21 +1,19 @@
 import assert from "node:assert/strict";
-import fc from "fast-check";
 import { Tokenizer } from "@huggingface/tokenizers";
 import { join } from "@std/path";
 import { openFile } from "../../lib/formats/file.ts";
 import { openGguf } from "../../lib/formats/gguf.ts";
 import { ggmlType } from "../../lib/formats/gguf_blocks.ts";
-import { ggufMetadata } from "../../lib/formats/gguf_config.ts";
-import { type GgufModelFacts, writeGgufAdapter, writeGgufModel } from "../../lib/formats/gguf_export.ts";
-import { type GgufValue, readGgufHeader } from "../../lib/formats/gguf_header.ts";
+import { writeGgufAdapter } from "../../lib/formats/gguf_adapter.ts";
+import { type GgufModelFacts, writeGgufModel } from "../../lib/formats/gguf_export.ts";
+import { readGgufHeader } from "../../lib/formats/gguf_header.ts";
 import { GGUF_ARCHITECTURES, ggufTensorName, hfTensorName } from "../../lib/formats/gguf_names.ts";
-import { ggufTokenizerJson } from "../../lib/formats/gguf_tokenizer.ts";
-import { tokenizerEntries, type TokenizerParts } from "../../lib/formats/gguf_tokenizer_write.ts";
 import { encodeQ8_0, type GgufEntries, writeGguf } from "../../lib/formats/gguf_write.ts";
 import { type ModelFiles, openModel } from "../../lib/formats/model_files.ts";
 import { adapterKey } from "../../lib/formats/peft.ts";
 import { adapterConfig } from "../../lib/formats/peft_config.ts";
 import { writeSafetensors } from "../../lib/formats/safetensors_write.ts";
+import { byteLevel } from "./gguf_tokenizers.ts";
 import { floats, fromBase64, golden, temporaryFolder, throwsCode } from "./support.ts";
 
 /** Half a step of Q8_0 for numbers up to 1, and the rounding of the step to f16. */
@@ -145,36 +143,6 @@ function tinyModel(
   return { files: openModel(path), facts };
 }
 
-/** A byte-level tokenizer of 256 bytes, a merge, and three special tokens before them. */
-function byteLevel(pre_tokenizer: unknown = { type: "ByteLevel", add_prefix_space: false, use_regex: true }) {
-  const printable = [...Array(256).keys()].map((b) =>
-    (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174 ? String.fromCharCode(b) : undefined
-  );
-  let beyond = 256;
-  const bytes = printable.map((c) => c ?? String.fromCharCode(beyond++));
-  const added = ["<s>", "</s>", "<|end|>"].map((content, id) => ({
-    ...{ id, content, special: true },
-    ...{ single_word: false, lstrip: false, rstrip: false, normalized: false },
-  }));
-  return {
-    added_tokens: added,
-    normalizer: null,
-    pre_tokenizer,
-    post_processor: {
-      type: "TemplateProcessing",
-      single: [{ SpecialToken: { id: "<s>", type_id: 0 } }, { Sequence: { id: "A", type_id: 0 } }],
-      pair: [],
-      special_tokens: { "<s>": { id: "<s>", ids: [0], tokens: ["<s>"] } },
-    },
-    decoder: { type: "ByteLevel" },
-    model: {
-      type: "BPE",
-      vocab: Object.fromEntries([...bytes.map((c, i) => [c, i + 3]), ["th", 259], ["the", 260]]),
-      merges: [["t", "h"], ["th", "e"]],
-    },
-  };
-}
-
 for (const type of ["F16", "Q8_0"] as const) {
   Deno.test(`a model written as ${type} reads back: the same values in Hugging Face's order, config and tokenizer`, () => {
     using folder = temporaryFolder();
@@ -277,126 +245,6 @@ Deno.test("Gemma's norms get their 1, starcoder2 its names, smollm3 its layers w
   refuse({ layers: [{ rope: false, window: undefined }] }, "without rotary");
   refuse({ rope_scaling: { rope_type: "dynamic", factor: 2 } }, "dynamic");
   files.source.close();
-});
-
-Deno.test("a byte-level tokenizer's way of cutting has a name, or is refused", () => {
-  const parts = (pre: unknown): TokenizerParts => ({
-    ...{
-      tokenizerJson: byteLevel(pre),
-      tokenizerConfig: {},
-      chatTemplate: undefined,
-      vocabSize: 300,
-      path: "m",
-    },
-  });
-  const name = (pre: unknown) => new Map(tokenizerEntries(parts(pre))).get("tokenizer.ggml.pre");
-  const bytes = (use_regex: boolean, more = {}) => ({
-    type: "ByteLevel",
-    add_prefix_space: false,
-    use_regex,
-    ...more,
-  });
-  const split = (Regex: string) => ({
-    type: "Split",
-    pattern: { Regex },
-    behavior: "Isolated",
-    invert: false,
-  });
-  const both = (...pretokenizers: unknown[]) => ({ type: "Sequence", pretokenizers });
-  assert.equal(name(bytes(true)), "gpt-2");
-  assert.equal(name(both({ type: "Digits", individual_digits: true }, bytes(true))), "smollm");
-  const llama3 = String.raw`(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}` +
-    String.raw`| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`;
-  assert.equal(name(both(split(llama3), bytes(false))), "llama-bpe");
-  assert.equal(name(both(split(llama3.replace("{1,3}", "")), bytes(false))), "qwen2");
-  for (
-    const pre of [bytes(true, { add_prefix_space: true }), both(split("x"), bytes(false)), {
-      type: "Whitespace",
-    }, null]
-  ) {
-    throwsCode(() => name(pre), "formats/gguf-tokenizer", "pre_tokenizer");
-  }
-  const unigram = { ...parts(bytes(true)), tokenizerJson: { model: { type: "Unigram" } } };
-  throwsCode(() => tokenizerEntries(unigram), "formats/gguf-tokenizer", "Unigram");
-  throwsCode(
-    () => tokenizerEntries({ ...parts(bytes(true)), vocabSize: 100 }),
-    "formats/gguf-tokenizer",
-    "100 rows",
-  );
-  const filled = new Map(tokenizerEntries(parts(bytes(true)))).get("tokenizer.ggml.tokens") as {
-    strings: string[];
-  };
-  assert.equal(filled.strings[299], "[PAD299]");
-});
-
-Deno.test("a SentencePiece vocabulary keeps its order of merges, whatever it is", () => {
-  const letters = [..."abcd▁"];
-  fc.assert(
-    fc.property(
-      fc.uniqueArray(
-        fc.array(fc.constantFrom(...letters), { minLength: 2, maxLength: 4 }).map((c) => c.join("")),
-        {
-          minLength: 1,
-          maxLength: 12,
-        },
-      ),
-      fc.array(fc.constantFrom(..."abcd "), { maxLength: 20 }).map((c) => c.join("")),
-      (pieces, text) => {
-        const base = ["<unk>", "<s>", "</s>", "<0x0A>", ...letters];
-        const vocab = Object.fromEntries([...base, ...pieces].map((t, i) => [t, i]));
-        const known = new Set([...letters, ...pieces]);
-        // as transformers converts a vocabulary: by the rank of the piece, then by its halves
-        const merges = pieces.flatMap((p) =>
-          [...Array(p.length - 1).keys()].map((i) => [p.slice(0, i + 1), p.slice(i + 1)] as [string, string])
-            .filter(([l, r]) => known.has(l) && known.has(r))
-            .sort((x, y) => vocab[x[0]]! - vocab[y[0]]! || vocab[x[1]]! - vocab[y[1]]!)
-        );
-        const special = (content: string, id: number) => ({
-          ...{ id, content, special: true },
-          ...{ single_word: false, lstrip: false, rstrip: false, normalized: false },
-        });
-        const json = {
-          ...{ version: "1.0", truncation: null, padding: null, pre_tokenizer: null, post_processor: null },
-          added_tokens: [special("<unk>", 0), special("<s>", 1), special("</s>", 2)],
-          normalizer: { type: "Replace", pattern: { String: " " }, content: "▁" },
-          decoder: { type: "Fuse" },
-          model: {
-            ...{
-              type: "BPE",
-              dropout: null,
-              unk_token: "<unk>",
-              fuse_unk: true,
-              byte_fallback: true,
-              vocab,
-              merges,
-            },
-            ...{ continuing_subword_prefix: null, end_of_word_suffix: null, ignore_merges: false },
-          },
-        };
-        const entries = tokenizerEntries({
-          ...{ tokenizerJson: json, tokenizerConfig: {}, chatTemplate: undefined, path: "m" },
-          vocabSize: base.length + pieces.length,
-        });
-        const plain = new Map(entries.map(([key, value]): [string, GgufValue] => [
-          key,
-          typeof value !== "object" ? value : Object.values(value)[0] as GgufValue,
-        ]));
-        const back = ggufTokenizerJson(ggufMetadata("m", plain))!;
-        assert.deepEqual([...plain.get("tokenizer.ggml.token_type") as Int32Array].slice(0, 5), [
-          2,
-          3,
-          3,
-          6,
-          1,
-        ]);
-        if (text === "") return;
-        const ids = (t: unknown) =>
-          new Tokenizer(t as never, {}).encode(text, { add_special_tokens: false }).ids;
-        assert.deepEqual(ids(back), ids(json), `${pieces} ${JSON.stringify(text)}`);
-      },
-    ),
-    { numRuns: 60 },
-  );
 });
 
 Deno.test("an adapter: B's rows permuted, differing scales folded into B, what llama.cpp lacks refused", () => {

@@ -1,5 +1,10 @@
 import assert from "node:assert/strict";
 import { type Dora, doraLinear, rowNorms, rowSquares } from "../../lib/lora/dora.ts";
+import { openModel } from "../../lib/formats/mod.ts";
+import { loadAdapter } from "../../lib/lora/peft.ts";
+import { generate } from "../../lib/model/generate.ts";
+import { buildModel } from "../../lib/model/load.ts";
+import { logits } from "../../lib/model/model.ts";
 import type { LoraLayer } from "../../lib/lora/lora.ts";
 import type { LinearLayer } from "../../lib/model/linear.ts";
 import { dequantize, quantize, type QuantizedTensor } from "../../lib/quant/mod.ts";
@@ -170,4 +175,31 @@ gpuTest("norms of a weight larger than a piece, and of rows of zeros", async () 
   const values = await norms.data();
   assert.ok(values.every((v) => v > 0) && values[5]! < 1e-14, "no division by zero");
   for (const t of [w, squares, a, b, norms]) t.dispose();
+});
+
+gpuTest("generation, which computes the scales once, says what whole passes say", async () => {
+  const folder = (name: string) => new URL(`../parity/adapters/${name}`, import.meta.url).pathname;
+  const files = openModel(folder("base"));
+  const model = buildModel(files.config, files.source);
+  files.source.close();
+  const adapter = loadAdapter(model, folder("dora"));
+  const prompt = [5, 9, 60, 2, 7];
+  const ids = [...prompt];
+  for (let n = 0; n < 6; n++) {
+    const last = (await logits(model, ids)).slice(-model.config.vocab_size);
+    ids.push(last.indexOf(Math.max(...last)));
+  }
+  const say = async () => (await generate(model, prompt, { max_new_tokens: 6, eos_token_id: [] })).ids;
+  const turn = async () => {
+    for (const { dora } of adapter.layers.values()) {
+      dora!.magnitude.write((await dora!.magnitude.data()).map((v) => -v));
+    }
+  };
+  assert.deepEqual(await say(), ids.slice(prompt.length));
+  await turn();
+  assert.notDeepEqual(await say(), ids.slice(prompt.length), "nothing is kept from one text to the next");
+  await turn();
+  assert.deepEqual(await say(), ids.slice(prompt.length));
+  adapter.remove();
+  model.dispose();
 });

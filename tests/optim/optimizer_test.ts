@@ -295,6 +295,7 @@ Deno.test("pages: layout, views, clearing and release", async () => {
     assert.equal(t.grad!.offset, t.offset);
     assert.ok(t.requiresGrad);
   }
+  assert.ok(pages.pages.every((p) => !p.quantizable), "all are below 4,096 elements");
   pages.tensors.get("b")!.grad!.write(new Float32Array(192).fill(2));
   pages.tensors.get("b")!.write(new Float32Array(192).fill(3));
   const page = pages.pages[0]!;

@@ -4,6 +4,7 @@
  */
 import { fromFileUrl } from "@std/path";
 import { openSafetensors } from "../../lib/formats/mod.ts";
+import { type Gpu, gpu } from "../../lib/gpu/mod.ts";
 import {
   createOptimizer,
   createParameterPages,
@@ -76,7 +77,7 @@ export function gradientOf(
 ): Float32Array<ArrayBuffer> {
   const factor = clipped ? (step % 3 === 0 ? 3 : 0.02) : 1;
   const x = noise(sizeOf(shape), 1000 * step + i).map((v) => v * v * v * v * v * factor);
-  for (let k = (step * 7) % x.length; k < x.length; k += 11) x[k] = 0;
+  for (let k = (step * 7) % x.length; x.length > 1 && k < x.length; k += 11) x[k] = 0;
   return Float32Array.from(x);
 }
 
@@ -119,7 +120,29 @@ export function startWalk(specs: readonly ParameterSpec[], settings: OptimizerSe
 }
 
 /** Saved state by name, each array whole. */
-export async function stateOf({ optimizer }: Pick<Walk, "optimizer">): Promise<Map<string, Uint8Array<ArrayBuffer>>> {
+export async function stateOf(
+  { optimizer }: Pick<Walk, "optimizer">,
+): Promise<Map<string, Uint8Array<ArrayBuffer>>> {
   const saved = await optimizer.saveState();
   return new Map(saved.map(({ name, data }) => [name, new Uint8Array(data.flatMap((piece) => [...piece]))]));
+}
+
+/** Parameters and state of the large specs after three steps. */
+export async function threeSteps(optim: string) {
+  const walk = startWalk(LARGE, { optim, weight_decay: 0.1 });
+  await walk.advance(1, 3);
+  const out = { values: await walk.values(), state: await stateOf(walk) };
+  walk.dispose();
+  return out;
+}
+
+/** Runs `work` as if the adapter were a GPU: with workgroups of 64 lanes. */
+export async function asOnGpu<T>(work: () => Promise<T>): Promise<T> {
+  const device = gpu() as { -readonly [K in keyof Gpu]: Gpu[K] }, { name } = device;
+  device.name = "a GPU, by its name";
+  try {
+    return await work();
+  } finally {
+    device.name = name;
+  }
 }

@@ -6,12 +6,36 @@ const at = (name: string, step: number, kwargs?: ScheduleKwargs, warmup = 4) =>
   learningRate(name, { step, total: 24, warmup, base: 2e-4, kwargs }) / 2e-4;
 const near = (a: number, b: number) => assert.ok(Math.abs(a - b) < 1e-12, `${a} is not ${b}`);
 
-Deno.test("schedules: every one but constant warms up linearly from 0 to the base", () => {
+/** What a schedule cannot do without. */
+const NEEDED: Record<string, ScheduleKwargs> = {
+  cosine_with_min_lr: { min_lr: 1e-5 },
+  cosine_warmup_with_min_lr: { min_lr: 1e-5 },
+  warmup_stable_decay: { num_decay_steps: 4 },
+};
+
+Deno.test("schedules: every one but two warms up linearly from 0 to the base", () => {
+  const first = (name: string, s: number) =>
+    name === "constant" ? 1 : name === "cosine_warmup_with_min_lr" ? (s + 1) / 4 : s / 4;
   for (const name of SCHEDULES) {
-    const kwargs = { min_lr: 1e-5, num_decay_steps: 4 };
-    for (let s = 0; s < 4; s++) near(at(name, s, kwargs), name === "constant" ? 1 : s / 4);
-    near(at(name, 4, kwargs), 1);
+    for (let s = 0; s < 4; s++) near(at(name, s, NEEDED[name]), first(name, s));
+    if (name !== "cosine_warmup_with_min_lr") near(at(name, 4, NEEDED[name]), 1);
   }
+});
+
+Deno.test("schedules: arguments of another schedule, slopes that there are not, and two lowest rates are refused", () => {
+  const refused = (name: string, kwargs: ScheduleKwargs, part: RegExp) =>
+    assert.throws(
+      () => at(name, 5, kwargs),
+      (e: NibbleError) => e.code === "optim/schedule" && part.test(e.message),
+    );
+  refused("linear", { min_lr: 1e-5 }, /linear takes no argument 'min_lr'.*It takes none/s);
+  refused("cosine", { power: 2 }, /It takes num_cycles/);
+  refused("warmup_stable_decay", {}, /num_decay_steps is missing/);
+  refused("warmup_stable_decay", { num_decay_steps: 4, decay_type: "steep" }, /no slope 'steep'.*1-sqrt/s);
+  refused("cosine_with_min_lr", { min_lr: 1e-5, min_lr_rate: 0.1 }, /both given/);
+  refused("polynomial", { lr_end: 1 }, /not below learning_rate/);
+  refused("reduce_lr_on_plateau", {}, /follows the evaluation/);
+  refused("linaer", {}, /Did you mean linear\?/);
 });
 
 Deno.test("schedules: values after warm-up, worked out by hand", () => {

@@ -62,6 +62,7 @@ const BAD: [name: SettingName, given: unknown, message: RegExp][] = [
   ["packing", "maybe", /true or false/],
   ["packing", 2, /true or false/],
   ["optim", "lomo", /one of adamw_torch, adamw_bnb_8bit, paged_adamw_32bit, paged_adamw_8bit, rmsprop/],
+  ["optim", "paged_adam_8bit", /Did you mean paged_adamw_8bit\?/],
   ["lr_scheduler_type", "cosin", /Did you mean cosine\?/],
   ["lr_scheduler_type", "reduce_lr_on_plateau", /one of linear, cosine/],
   ["loss_type", ["sigmoid", "ipo"], /one of nll/],

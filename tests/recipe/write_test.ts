@@ -88,6 +88,7 @@ Deno.test("write: reading it again gives the same settings, whatever they are", 
         load_best_model_at_end: false,
         hub_token: null,
         optim_args: null,
+        lr_scheduler_kwargs: null,
       };
       all.lr_scheduler_type = "linear";
       all.loss_type = defaultSettings(task).loss_type;

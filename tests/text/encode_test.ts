@@ -21,7 +21,7 @@ const TARGETS: Record<string, (content: string, last: boolean) => string> = {
   llama3: (c) => `${c.trim()}<|eot_id|>`,
   mistral: (c) => `${c}</s>`,
   thinking: (c, last) => `${last ? "<think>\n\n</think>\n\n" : ""}${c}<|im_end|>`,
-  generation: (c) => `\n${c}<|im_end|>`,
+  generation: (c) => `${c}<|im_end|>`, // what its {% generation %} block writes
   gemma_chatml: (c, last) => last ? `${c}<|im_end|>\n<|eot_id|>` : c, // its <|im_end|> is no special token here
 };
 
@@ -54,8 +54,10 @@ Deno.test({
       const example = encodeChat(tok, messages, { assistantOnly: true, row: 1 });
       assert.deepEqual(example.ids, ids);
       const answers = messages.filter((m) => m.role === "assistant");
-      // Not thinking, the generation prompt holds the empty thought, so it is context.
-      assert.deepEqual(trainedRuns(tok, example), answers.map((m) => `${m.content}<|im_end|>`));
+      // its {% generation %} blocks hold the turn's header, the empty thought and the line's end: TRL trains on them too
+      const turn = (content: string) =>
+        `<|im_start|>assistant\n<think>\n\n</think>\n${content.replace(/^\n+/, "")}<|im_end|>\n`;
+      assert.deepEqual(trainedRuns(tok, example), answers.map((m) => turn(m.content)));
     }
   },
 });

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { compileTemplate, ZEPHYR_TEMPLATE } from "../../lib/text/mod.ts";
+import { compileTemplate, renderWithSpans, ZEPHYR_TEMPLATE } from "../../lib/text/mod.ts";
 import { GOLDEN, tokenizer } from "./fixtures.ts";
 
 for (const [name, template] of Object.entries(GOLDEN.templates)) {
@@ -52,6 +52,40 @@ Deno.test("template: undefined is falsy, `in` it is false, loops break", () => {
     "3",
   );
   assert.equal(compileTemplate("{{ x | tojson }}")({ x: { a: ["é<", 1] } }), '{"a": ["é<", 1]}');
+});
+
+Deno.test("template: lists, mappings and truth values are written as Python writes them", () => {
+  const render = (value: unknown, source = "{{ value }}") => compileTemplate(source)({ value });
+  assert.equal(
+    render([{ name: "add", ok: true, n: 2 }, null, []]),
+    "[{'name': 'add', 'ok': True, 'n': 2}, None, []]",
+  );
+  assert.equal(
+    render(["it's", 'say "hi"', "both ' and \"", "a\\b\n\t\u00a0é🙂"]),
+    `["it's", 'say "hi"', 'both \\' and "', 'a\\\\b\\n\\t\\xa0é🙂']`,
+  );
+  assert.equal(render(null), "None");
+  assert.equal(
+    render({}, "{% if value.missing %}x{% endif %}{{ value.missing }}|{% set a = none %}|{{ value }}"),
+    "||{}",
+  );
+  assert.equal(render(["x"], "{{ value | tojson }}"), '["x"]');
+});
+
+Deno.test("template: what {% generation %} wrote is found, and leaves the text as it is", () => {
+  const source =
+    "{% for m in messages %}\n{% if m.role == 'assistant' %}\nA: {% generation %}\n  {{- m.content -}}\n{% endgeneration %}!\n" +
+    "{% else %}U: {{ m.content }}\n{% endif %}{% endfor %}";
+  const tok = tokenizer("chatml", source);
+  const chat = ["a", "b", "c", ""].map((content, i) => ({ role: i % 2 ? "assistant" : "user", content }));
+  const { text, spans } = renderWithSpans(tok, chat);
+  assert.equal(text, tok.renderChat(chat));
+  assert.deepEqual(spans.map(([from, to]) => text.slice(from, to)), ["b", ""]);
+  const silent = tokenizer(
+    "chatml",
+    "{% if false %}{% generation %}{% endgeneration %}{% endif %}{{ messages[1].content }}",
+  );
+  assert.deepEqual(renderWithSpans(silent, chat.slice(0, 2)).spans, [[0, 1]], "found by rendering prefixes");
 });
 
 Deno.test("template: the date is fixed when the tokenizer is made", () => {

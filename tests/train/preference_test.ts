@@ -141,6 +141,10 @@ homeTest(
     assert.deepEqual(notes.splice(0), ["made", "made", "found", "found", "found", "found"]);
     await run(other);
     assert.deepEqual(notes.splice(0), ["made", "found"], "other training rows, the same held-out ones");
+    await run(other, { max_steps: 3 });
+    assert.deepEqual(notes.splice(0), ["made", "found"], "2 steps of 4 pairs had needed 8 of 10");
+    await run(other, { max_steps: 7 });
+    assert.deepEqual(notes.splice(0), ["found", "found"], "now all are known");
     await run(data, { max_length: 24 });
     await run(data, { load_in_4bit: true });
     await run(data, { seed: 4 }); // another fresh model
@@ -154,9 +158,9 @@ homeTest(
   },
 );
 
-for (const use_peft of [true, false]) {
+for (const [task, use_peft] of [["dpo", true], ["orpo", false]] as const) {
   homeTest(
-    `4 micro-batches are 1 batch, and a stop changes nothing (${use_peft ? "LoRA" : "full fine-tuning"})`,
+    `4 micro-batches are 1 batch, and a stop changes nothing (${task}, ${use_peft ? "LoRA" : "full"})`,
     async () => {
       const data = pairsFolder(); // windows of 4, 4 and 2 pairs
       const more: Partial<TrainSettings> = {
@@ -170,39 +174,37 @@ for (const use_peft of [true, false]) {
         ...{ max_steps: 5, do_eval: false, eval_on_start: false },
       };
       const file = use_peft ? "adapter_model.safetensors" : "model.safetensors";
-      for (const task of ["dpo", "orpo"] as const) {
-        const once = await quietTrain(settingsOf(task, data, { ...more, per_device_train_batch_size: 4 }));
-        const many = settingsOf(task, data, {
-          ...{ ...more, per_device_train_batch_size: 1, gradient_accumulation_steps: 4 },
-        });
-        const four = await quietTrain(many);
-        four.logs.forEach((log, i) => {
-          const want = once.logs[i]!;
-          // sums over some hundred tokens in another order, amplified by up to five steps of training
-          for (const name of ["loss", "grad_norm", "rewards/margins", "logps/chosen"]) {
-            const size = Math.max(1, Math.abs(want[name]!));
-            assertClose([log[name]!], [want[name]!], 2000 * EPS * size, `${task}: ${name} of step ${i + 1}`);
-          }
-          assert.equal(log["rewards/accuracies"], want["rewards/accuracies"]);
-        });
-        let steps = 0;
-        const signal = {
-          get aborted() {
-            return ++steps > 3;
-          },
-        } as AbortSignal;
-        const broken = { ...many, output_dir: Deno.makeTempDirSync({ prefix: "nibble-run-" }) };
-        await quietTrain(broken, { signal });
-        const rest = await quietTrain(broken);
-        assert.equal(rest.steps, 5);
-        assert.ok(rest.logs[0]!.step > 1, "it went on");
-        assert.equal(
-          bytesOf(broken.output_dir, file),
-          bytesOf(many.output_dir, file),
-          `${task}: the same bits`,
-        );
-        sweep(once.output_dir, many.output_dir, broken.output_dir);
-      }
+      const once = await quietTrain(settingsOf(task, data, { ...more, per_device_train_batch_size: 4 }));
+      const many = settingsOf(task, data, {
+        ...{ ...more, per_device_train_batch_size: 1, gradient_accumulation_steps: 4 },
+      });
+      const four = await quietTrain(many);
+      four.logs.forEach((log, i) => {
+        const want = once.logs[i]!;
+        // sums over some hundred tokens in another order, amplified by up to five steps of training
+        for (const name of ["loss", "grad_norm", "rewards/margins", "logps/chosen"]) {
+          const size = Math.max(1, Math.abs(want[name]!));
+          assertClose([log[name]!], [want[name]!], 2000 * EPS * size, `${task}: ${name} of step ${i + 1}`);
+        }
+        assert.equal(log["rewards/accuracies"], want["rewards/accuracies"]);
+      });
+      let steps = 0;
+      const signal = {
+        get aborted() {
+          return ++steps > 3;
+        },
+      } as AbortSignal;
+      const broken = { ...many, output_dir: Deno.makeTempDirSync({ prefix: "nibble-run-" }) };
+      await quietTrain(broken, { signal });
+      const rest = await quietTrain(broken);
+      assert.equal(rest.steps, 5);
+      assert.ok(rest.logs[0]!.step > 1, "it went on");
+      assert.equal(
+        bytesOf(broken.output_dir, file),
+        bytesOf(many.output_dir, file),
+        `${task}: the same bits`,
+      );
+      sweep(once.output_dir, many.output_dir, broken.output_dir);
       sweep(data);
     },
   );

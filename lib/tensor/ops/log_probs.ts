@@ -7,7 +7,7 @@ import { defineKernel, gpu } from "../../gpu/mod.ts";
 import source from "../../../wgsl/log_probs.wgsl" with { type: "text" };
 import { grid1d, rowLanes, rowRanges } from "../grid.ts";
 import { record, recording } from "../tape.ts";
-import { empty, scope, shapeError, type Tensor, tensor, zeros } from "../tensor.ts";
+import { empty, shapeError, type Tensor, tensor, zeros } from "../tensor.ts";
 import { headChunks, labelledRows, rowsOf } from "./cross_entropy.ts";
 import { gatherRows } from "./embedding.ts";
 import { productInto } from "./linear.ts";
@@ -30,6 +30,21 @@ const kernel = defineKernel("log_probs", source);
  * @param sequences S, one more than the largest of them
  * @returns `[S, 2]`; a sequence without a label has zeros
  * @throws NibbleError `tensor/label`, `tensor/no-labels`, `tensor/shape`
+ * @example
+ * ```ts
+ * import { openGpu } from "../../gpu/mod.ts";
+ * import { scope, tensor } from "../tensor.ts";
+ * import { sequenceLogProbs } from "./log_probs.ts";
+ * await openGpu();
+ * // every token equally likely: log(1/4) for each label
+ * const y = scope(() => {
+ *   const x = tensor([1, 2, 3], [3, 1]), w = tensor([0, 0, 0, 0], [4, 1]);
+ *   return sequenceLogProbs(x, w, Int32Array.of(2, -100, 0), Uint32Array.of(0, 1, 1), 2);
+ * });
+ * const [first, , second] = await y.data();
+ * if (Math.abs(first! + Math.log(4)) > 1e-6 || first !== second) throw new Error(`${first}, ${second}`);
+ * y.dispose();
+ * ```
  */
 export function sequenceLogProbs(
   x: Tensor,

@@ -92,7 +92,10 @@ export function answerTokens({ labels, batch, time }: Batch): number[] {
   );
 }
 
-/** Rewards, log-probabilities and logits of both answers, in the order of the kernel's figures 1 to 8. */
+/**
+ * Rewards, log-probabilities and logits of both answers, in the order of the kernel's figures 1 to 8. Logits are means
+ * over the answers' tokens, as in DPOTrainer; ORPOTrainer and KTOTrainer count prompts and padding in.
+ */
 export const PAIR_METRICS = [
   { name: "rewards/chosen", per: "pairs" },
   { name: "rewards/rejected", per: "pairs" },

@@ -77,7 +77,7 @@ export const UNBUILT_KEYS: ReadonlyMap<string, UnbuiltKey> = new Map(
     ["eval_delay", 0, "a delay of the first evaluation"],
     ["label_smoothing_factor", 0, "label smoothing of text"],
     ["optim_target_modules", null, "optimizers for chosen modules (GaLore)"],
-    ["adafactor", false, "Adafactor"],
+    ["adafactor", false, "the old switch of Adafactor; write optim: adafactor"],
     ["lora_target_parameters", null, "adapters on bare parameters"],
     ["router_aux_loss_coef", 0.001, "the routing loss of mixtures of experts"],
     ["loss_weights", null, "several preference losses at once"],

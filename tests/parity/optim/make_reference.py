@@ -50,10 +50,11 @@ def start(i, shape):
 
 
 def gradient(i, step, shape, factor):
-    """Fifth powers, so that a block holds numbers of very different size; the odd one is exactly 0."""
+    """Fifth powers, so that a block holds numbers of very different size; one in eleven is exactly 0."""
     x = noise(int(np.prod(shape)), 1000 * step + i)
     x = x * x * x * x * x * factor
-    x[(step * 7) % len(x) :: 11] = 0
+    if len(x) > 1:
+        x[(step * 7) % len(x) :: 11] = 0
     return torch.tensor(x.astype(np.float32).reshape(shape))
 
 
