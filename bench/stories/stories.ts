@@ -61,7 +61,11 @@ for (const [name, texts] of Object.entries(TEXTS)) {
     ...{ use_peft: true, load_in_4bit: false, lora_r: 8, lora_alpha: 16, lora_dropout: 0 },
     ...{ lora_target_modules: "all-linear", max_length: 128, learning_rate: 3e-3 },
     ...{ lr_scheduler_type: "cosine", warmup_steps: 20, max_grad_norm: 1, weight_decay: 0, seed: 42 },
-    ...{ per_device_train_batch_size: 8, per_device_eval_batch_size: 8, max_steps: Number(option("steps") ?? 300) },
+    ...{
+      per_device_train_batch_size: 8,
+      per_device_eval_batch_size: 8,
+      max_steps: Number(option("steps") ?? 300),
+    },
     ...{ eval_on_start: true, do_eval: true, logging_steps: 50, save_strategy: "no" },
     ...{ output_dir: join(scratch, `${name}-out`) },
   });
@@ -86,7 +90,9 @@ for (const [name, texts] of Object.entries(TEXTS)) {
     continue;
   }
   const { before, after, seconds } = await train(settings);
-  console.log(`${name}: ${before!.eval_loss.toFixed(4)} -> ${after!.eval_loss.toFixed(4)}, ${seconds.toFixed(1)} s`);
+  console.log(
+    `${name}: ${before!.eval_loss.toFixed(4)} -> ${after!.eval_loss.toFixed(4)}, ${seconds.toFixed(1)} s`,
+  );
 }
 Deno.removeSync(scratch, { recursive: true });
 Deno.exit(0);

@@ -84,5 +84,5 @@ export {
   type StreamSplits,
 } from "./stream.ts";
 export { cachedTokens, rowsDigest, type Tokens } from "./token_cache.ts";
-export { tokenizeRows, type TokenizeMeta, type TokenizeOptions, tokenizeStream } from "./tokenize.ts";
+export { type TokenizeMeta, type TokenizeOptions, tokenizeRows, tokenizeStream } from "./tokenize.ts";
 export { type Batch, collate, type CollateOptions } from "./collate.ts";

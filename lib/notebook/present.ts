@@ -60,19 +60,19 @@ export async function presentTensor(t: Tensor): Promise<MimeBundle> {
   if (t.disposed || t.size === 0) return presentationBundle({ title });
   const { columns } = t, rows = Math.min(PICTURE, t.rows);
   const values = await firstRows(t, rows);
-  const head = (count: number, each: number) =>
-    Array.from(
-      { length: Math.min(count, rows) },
-      (_, i) => [...values.subarray(i * columns, i * columns + each)],
-    );
-  const lines = head(NUMBERS, NUMBERS).map((row) =>
+  const head = (count: number) =>
+    Array.from({ length: Math.min(count, rows) }, (_, i) => {
+      const from = i * columns;
+      return [...values.subarray(from, from + Math.min(count, columns))];
+    });
+  const lines = head(NUMBERS).map((row) =>
     row.map((v) => figures(v).padStart(9)).join(" ") + (columns > NUMBERS ? " ..." : "")
   );
   const text = [...lines, ...(t.rows > NUMBERS ? ["..."] : [])].join("\n");
   if (t.size === 1) return presentationBundle({ title, text, html: `<pre>${escapeHtml(text)}</pre>` });
   const shown = columns > PICTURE || t.rows > PICTURE ? "its first rows and columns" : "";
   const signed = values.some((v) => v < 0);
-  const picture = svgOf([heatChart(head(PICTURE, PICTURE), { title: shown, diverging: signed })], 420);
+  const picture = svgOf([heatChart(head(PICTURE), { title: shown, diverging: signed })], 420);
   return presentationBundle({ title, text, html: picture });
 }
 

@@ -40,6 +40,12 @@ gpuTest("tensors show shape, type, bytes and first numbers, by the key that Jupy
   assert.equal(lines.length, 1 + 8 + 1);
   assert.match(bundle["text/html"]!, /<svg/);
   assert.equal(Deno.inspect(t), "Tensor f32 [9, 100], 3.52 KiB", "in a terminal");
+  using narrow = tensor([1, 2, 3, 4, 5, 6], [3, 2]);
+  const few = (await presentTensor(narrow))["text/plain"] as string;
+  assert.deepEqual(few.split("\n").slice(1).map((row) => row.trim().split(/ +/)), [["1", "2"], ["3", "4"], [
+    "5",
+    "6",
+  ]]);
   using one = tensor([0.5], [1]);
   assert.equal((await presentTensor(one))["text/plain"], "Tensor f32 [1], 4 B\n   0.5000");
   one.dispose();

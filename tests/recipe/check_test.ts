@@ -30,9 +30,24 @@ const REFUSED: [code: string, text: string, ...words: RegExp[]][] = [
     `${MODEL}${DATA}lr_scheduler_type: polynomial\nlr_scheduler_kwargs: {min_lr: 1e-6}\n`,
     /no argument 'min_lr'.*my.yaml:4.*It takes power, lr_end/s,
   ],
-  ["optim-args", `${MODEL}${DATA}optim: sgd\noptim_args: momentum\n`, /'momentum' is not name=value/, /my.yaml:4/],
-  ["optim-args", `${MODEL}${DATA}optim: sgd\noptim_args: beta=1\n`, /momentum, dampening, nesterov/, /my.yaml:4/],
-  ["optim-args", `${MODEL}${DATA}optim_args: rank=8\n`, /adamw_torch takes no argument 'rank'/, /It takes none/],
+  [
+    "optim-args",
+    `${MODEL}${DATA}optim: sgd\noptim_args: momentum\n`,
+    /'momentum' is not name=value/,
+    /my.yaml:4/,
+  ],
+  [
+    "optim-args",
+    `${MODEL}${DATA}optim: sgd\noptim_args: beta=1\n`,
+    /momentum, dampening, nesterov/,
+    /my.yaml:4/,
+  ],
+  [
+    "optim-args",
+    `${MODEL}${DATA}optim_args: rank=8\n`,
+    /adamw_torch takes no argument 'rank'/,
+    /It takes none/,
+  ],
   ["not-built", `${MODEL}${DATA}dataset_kwargs: {skip_prepare_dataset: true}\n`, /tokens/],
   [
     "no-model",
