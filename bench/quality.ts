@@ -3,7 +3,7 @@
  * at beside LoRA's on the 16-bit base.
  *
  *     deno run -A bench/quality.ts [--windows=8] [--length=256] [--model=HuggingFaceTB/SmolLM2-135M-Instruct]
- *     deno run -A bench/quality.ts --training [--seeds=2] [--steps=160]
+ *     deno run -A bench/quality.ts --training [--recipe=recipes/quickstart/config.yaml] [--seeds=2] [--steps=...]
  *
  * The text is of Shakespeare's plays (assets/data/shakespeare/test.jsonl), on which SmolLM2 was not tuned. Every form
  * sees the same tokens, so differences are of pairs: their standard error is over the windows.
@@ -87,16 +87,18 @@ async function perplexities(): Promise<void> {
   }
 }
 
-/** LoRA and QLoRA by the quickstart's recipe: same data, seed and initial adapters. */
+/** LoRA and QLoRA by one recipe: same data, seed and initial adapters. */
 async function training(): Promise<void> {
-  const seeds = Number(option("seeds", "2")), steps = Number(option("steps", "160"));
-  const { settings: base } = readRecipe("recipes/quickstart/config.yaml");
+  const recipe = option("recipe", "recipes/quickstart/config.yaml");
+  const { settings: base } = readRecipe(recipe);
+  const seeds = Number(option("seeds", "2")), steps = Number(option("steps", `${base.max_steps}`));
+  const silent = { step() {}, log() {}, note() {}, done() {} };
   const bases: [string, Record<string, unknown>][] = [
     ["LoRA, base in bfloat16", { load_in_4bit: false, torch_dtype: "bfloat16" }],
     ["QLoRA, NF4 with double quantization", { bnb_4bit_quant_type: "nf4" }],
     ["QLoRA, FP4 with double quantization", { bnb_4bit_quant_type: "fp4" }],
   ];
-  console.log(`recipes/quickstart, ${steps} steps, ${seeds} seeds\n`);
+  console.log(`${recipe}, ${steps} steps, ${seeds} seeds\n`);
   console.log("| base | evaluation loss before | after | above LoRA |");
   console.log("| --- | --- | --- | --- |");
   let dense: number[] | undefined;
@@ -106,7 +108,7 @@ async function training(): Promise<void> {
       const output_dir = Deno.makeTempDirSync({ prefix: "nibble-quality-" });
       const own = { max_steps: steps, seed: 42 + seed, nibble_sample_prompts: [], output_dir };
       const { settings } = recipeOf({ ...base, ...changes, ...own });
-      const result = await train(settings);
+      const result = await train(settings, { reporter: silent });
       before.push(result.before!.eval_loss);
       after.push(result.after!.eval_loss);
       Deno.removeSync(output_dir, { recursive: true });

@@ -335,7 +335,12 @@ export function readRecipe(path: string, overrides: readonly string[] = []): Rec
 }
 
 /** A recipe as it was read, or an object with a recipe's keys; what is not given has its default. */
-export type RecipeLike = Recipe | (Partial<TrainSettings> & Record<string, unknown>);
+export type RecipeLike =
+  | Recipe
+  | ({ [K in keyof TrainSettings]?: Words<TrainSettings[K]> } & Record<string, unknown>);
+
+/** A choice among words as any text: what an object literal kept in a variable has; the recipe's check names wrong ones. */
+type Words<T> = T extends string ? string : T;
 
 /** Settings, recipe text and folder of whatever names a run. */
 function settled(
