@@ -36,6 +36,13 @@ const STAGES: Stage[] = [
   // Python's libraries on nibble's files
   { name: "interop", command: [...DENO, "task", "test:interop"], counts: true, needs: "tests/interop" },
   { name: "notebooks", command: [...DENO, "task", "notebooks:run"], counts: true, needs: "notebooks" },
+  // what needs Jupyter, which the stage before provides: nothing is lost, Stop stops
+  {
+    name: "Jupyter",
+    command: [...DENO, "task", "test", "tests/notebook/jupyter_test.ts"],
+    counts: true,
+    needs: "tests/notebook",
+  },
 ];
 
 /** What a stage came to. */

@@ -64,7 +64,8 @@ export interface LoadModelOptions {
  * Puts a causal language model on the device, quantized tensor by tensor on the way if asked for.
  *
  * @param path a folder in Hugging Face layout, a `.gguf` file, or a Hub id such as `org/name`; an adapter's folder or
- *   id gives its base with the adapter merged in
+ *   id gives its base with the adapter merged in. A checkpoint that bitsandbytes, or `deno task quantize`, put into 4
+ *   bits is taken as it is, whatever `quantization` says
  * @throws NibbleError for a model that cannot be found, read, or is of another architecture; each names the file
  */
 export async function loadModel(path: string, options: LoadModelOptions = {}): Promise<Model> {

@@ -4,17 +4,13 @@
  * @module
  */
 import { fromFileUrl, join } from "@std/path";
-import { NibbleError } from "../lib/errors.ts";
-import { aptInstall, isDebian } from "./setup.ts";
+import { ensurePython, pythonOf, quiet } from "./python.ts";
 
 /** The repository. */
 export const ROOT = fromFileUrl(new URL("..", import.meta.url));
 const VENV = join(ROOT, ".venv");
 /** The environment's Python. */
-export const PYTHON = join(
-  VENV,
-  ...(Deno.build.os === "windows" ? ["Scripts", "python.exe"] : ["bin", "python"]),
-);
+export const PYTHON = pythonOf(VENV);
 
 /** Python modules, and the packages that bring them. */
 export interface Needs {
@@ -39,66 +35,20 @@ const ADAPTER = [
   "XDG_RUNTIME_DIR",
 ];
 
-/** What a command came to. */
-export interface Result {
-  ok: boolean;
-  text: string;
-}
-
-/** Runs a command and returns what it said. */
-export async function quiet(
-  command: string,
-  args: string[],
-  env: Record<string, string> = {},
-): Promise<Result> {
-  try {
-    const out = await new Deno.Command(command, { args, env, stdin: "null", stderr: "piped" }).output();
-    const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes).trim();
-    return { ok: out.success, text: [decode(out.stdout), decode(out.stderr)].filter(Boolean).join("\n") };
-  } catch (error) {
-    return { ok: false, text: (error as Error).message };
-  }
-}
+const probe = ({ modules }: Needs) => `import ${modules.join(", ")}`;
 
 /** Whether the environment is there with these modules. */
-export async function hasJupyter({ modules }: Needs): Promise<boolean> {
-  return (await quiet(PYTHON, ["-c", `import ${modules.join(", ")}`])).ok;
+export async function hasJupyter(needs: Needs): Promise<boolean> {
+  return (await quiet(PYTHON, ["-c", probe(needs)])).ok;
 }
 
 /**
  * Finds or makes the Python environment with these packages in it.
  *
- * @throws NibbleError `setup/python`, `setup/jupyter` with the command to type
+ * @throws NibbleError `setup/python`, `setup/pip` with the command to type
  */
 export async function ensureJupyter(needs: Needs): Promise<void> {
-  if (await hasJupyter(needs)) return;
-  if (!(await quiet(PYTHON, ["-m", "pip", "--version"])).ok) {
-    console.error("[setup] Making a Python environment for Jupyter in .venv");
-    const make = () =>
-      quiet(Deno.build.os === "windows" ? "python" : "python3", ["-m", "venv", "--clear", VENV]);
-    let made = await make();
-    // Debian splits venv off Python.
-    if (!made.ok && Deno.build.os === "linux" && isDebian() && Deno.uid() === 0) {
-      console.error("[setup] Installing what Debian splits off Python: apt-get install python3-venv");
-      if (await aptInstall(["python3-venv"])) made = await make();
-    }
-    if (!made.ok) {
-      throw new NibbleError("setup/python", "Cannot make a Python environment for Jupyter", {
-        where: made.text,
-        remedy: isDebian()
-          ? "Type: sudo apt-get install python3-venv"
-          : "Install Python 3 with its venv module.",
-      });
-    }
-  }
-  console.error(`[setup] Installing ${needs.packages.join(", ")} into .venv`);
-  const pip = ["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"];
-  const installed = await quiet(PYTHON, [...pip, ...needs.packages]);
-  if (installed.ok && await hasJupyter(needs)) return;
-  throw new NibbleError("setup/jupyter", "Cannot install Jupyter into .venv", {
-    where: installed.text,
-    remedy: "Check pip's package index and the network.",
-  });
+  await ensurePython({ folder: VENV, purpose: "Jupyter", probe: probe(needs), install: needs.packages });
 }
 
 /** Registers this Deno as the kernel `deno` of the environment, and of it alone. */

@@ -6,7 +6,8 @@
  */
 import { basename, dirname, join, resolve } from "@std/path";
 import { NibbleError } from "../lib/errors.ts";
-import { ensureJupyter, jupyterEnv, LAB, PYTHON, quiet, registerKernel, ROOT, RUN } from "./jupyter.ts";
+import { ensureJupyter, jupyterEnv, LAB, PYTHON, registerKernel, ROOT, RUN } from "./jupyter.ts";
+import { quiet } from "./python.ts";
 import {
   codeHashes,
   judgeVariants,

@@ -105,11 +105,12 @@ export function presentPlan(plan: RecipePlan): Presentation {
   const { atPeak, peakBytes } = plan.memory;
   const kinds = BUFFER_KINDS.filter((kind) => atPeak[kind] > 0);
   const rows = [...kinds.map((kind) => [kind, atPeak[kind]] as const), ["together", peakBytes] as const];
-  const table = rows.map(([what, bytes]) => ({
-    what: what as string,
+  const table: Table = rows.map(([what, bytes]) => ({
+    what,
     bytes: bytesText(bytes),
     share: `${(100 * bytes / peakBytes).toFixed(1)} %`,
   }));
+  table.push({ what: "largest in one binding", bytes: bytesText(plan.largestBinding), share: "" });
   const title = `${plan.maxSteps} steps over ${plan.sequences} sequences of at most ${plan.longest} tokens`;
   return { title, table, text: planTable(plan).split("\n").slice(2).join("\n") };
 }

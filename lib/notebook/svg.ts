@@ -6,9 +6,12 @@ import { type Chart, type HeatChart, rangeOf, type Trace, type XyChart } from ".
 import { colour, COLOURS } from "./colours.ts";
 import { escapeHtml } from "./html.ts";
 
-const STYLE = `.nb-t{fill:#57606a;font:12px system-ui,"Segoe UI",Helvetica,Arial,sans-serif}` +
+// inside a page its own colour of text, alone what the system asks for
+const INK = (otherwise: string) =>
+  `fill:var(--jp-ui-font-color1,var(--vscode-editor-foreground,${otherwise}))`;
+const STYLE = `.nb-t{${INK("#57606a")};font:12px system-ui,"Segoe UI",Helvetica,Arial,sans-serif}` +
   `.nb-h{font-size:15px;font-weight:600}.nb-g{stroke:#8b949e;stroke-opacity:.3}.nb-a{stroke:#8b949e}` +
-  `@media(prefers-color-scheme:dark){.nb-t{fill:#b1bac4}}`;
+  `@media(prefers-color-scheme:dark){.nb-t{${INK("#b1bac4")}}}`;
 /** More points than this are thinned out: no screen shows them. */
 const MOST_POINTS = 400;
 
