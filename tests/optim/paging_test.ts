@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { NibbleError } from "../../lib/errors.ts";
+import { rehearse } from "../../lib/gpu/dry.ts";
 import { gpu } from "../../lib/gpu/mod.ts";
 import {
   createOptimizer,
@@ -17,7 +18,7 @@ const PAIRS = [
   ["paged_lion_32bit", "lion_32bit"],
   ["paged_lion_8bit", "lion_8bit"],
 ] as const;
-const STEPS = 4;
+const STEPS = 10;
 /** Two large parameters, whose state moves, and one that is not worth a journey. */
 const SPECS = [...LARGE.slice(0, 2), { name: "norm", shape: [9], decay: false }];
 
@@ -126,6 +127,30 @@ gpuTest("paging: state moves between paged and unpaged, and a piece gone astray 
       else same();
     }
   }
+});
+
+gpuTest("paging: a rehearsal counts the bytes that the device and the host take", async () => {
+  const measure = async (residentBytes: number) => {
+    const walk = startWalk(
+      SPECS,
+      settingsOf("paged_adamw_32bit", { paging: { slotBytes: 16384, residentBytes } }),
+    );
+    await walk.advance(1, 2);
+    const bytes = [gpu().pool.report().live.optimizer, walk.optimizer.hostBytes];
+    walk.dispose();
+    return bytes;
+  };
+  const seen = new Set<number>();
+  for (const residentBytes of [0, 25000, 1e9]) {
+    const real = await measure(residentBytes);
+    let rehearsed: number[] = [];
+    await rehearse(gpu(), Infinity, async () => {
+      rehearsed = await measure(residentBytes);
+    });
+    assert.deepEqual(rehearsed, real, `${residentBytes} bytes on the device`);
+    seen.add(real[0]!);
+  }
+  assert.equal(seen.size, 3, "three divisions");
 });
 
 gpuTest("paging: a state that two slots could hold stays on the device", () => {

@@ -24,7 +24,7 @@ export const OPTIMIZER = {
   optim: { type: "choice", default: "adamw_torch", from: "Trainer 4.57",
     choices: OPTIMIZERS,
     doc: "Optimizer; 8bit keeps the state of large parameters in 8 bits, paged keeps it in host memory and fetches " +
-      "it piece by piece." },
+      "it piece by piece, but for what nibble_memory_budget_gb leaves room for." },
   optim_args: { type: "string?", default: null, from: "Trainer 4.57",
     doc: "Further arguments of the optimizer, as name=value,name=value; sgd: momentum, dampening, nesterov; rmsprop: " +
       "momentum, alpha, eps, centered; adagrad: lr_decay, eps." },
