@@ -7,12 +7,13 @@ import { loadAdapter, loadModel, loadTokenizer } from "./api.ts";
 import { NibbleError } from "./errors.ts";
 import {
   type AdapterConfig,
+  isFile,
   type ModelFiles,
   openModel,
   readAdapter,
   writeGgufAdapter,
   writeGgufModel,
-  writeWhole,
+  writeText,
 } from "./formats/mod.ts";
 import { baseOfAdapter } from "./lora/chain.ts";
 import { type Drift, drift, driftLine, type Probe, probe, PROBE_TEXT } from "./lora/drift.ts";
@@ -100,7 +101,7 @@ export async function mergeFolder(options: MergeFolderOptions): Promise<MergeFol
     }
     if (!output) return result;
     const adapter = loadAdapter(model, folder);
-    const tokenizer = await loadTokenizer(hasFile(folder, "tokenizer.json") ? folder : name);
+    const tokenizer = await loadTokenizer(isFile(join(folder, "tokenizer.json")) ? folder : name);
     const ids = check === false ? undefined : tokenizer.encode(check);
     const before = ids && await probe(model, ids);
     Deno.mkdirSync(output, { recursive: true });
@@ -179,7 +180,7 @@ export function writeGeneration(output: string, base: string, tokenizer: Tokeniz
   source.close();
   const eos = tokenizer.eosIds.length === 1 ? tokenizer.eosIds[0] : tokenizer.eosIds;
   const text = JSON.stringify({ ...generationConfig, eos_token_id: eos }, null, 2) + "\n";
-  writeWhole(join(output, "generation_config.json"), (put) => put(new TextEncoder().encode(text)));
+  writeText(join(output, "generation_config.json"), text);
 }
 
 async function probeOf(
@@ -231,7 +232,7 @@ function writeModelfile(output: string, gguf: string, tokenizer: Tokenizer): voi
     JSON.stringify(tokenizer.decode([id], { skipSpecialTokens: false }))
   );
   const text = [`FROM ./${gguf}`, ...stops.map((stop) => `PARAMETER stop ${stop}`), ""].join("\n");
-  writeWhole(join(output, "Modelfile"), (put) => put(new TextEncoder().encode(text)));
+  writeText(join(output, "Modelfile"), text);
 }
 
 /** Texts that tell tokenizers apart: spaces, digits, accents, other scripts, line ends, punctuation. */
@@ -260,13 +261,5 @@ function checkTokens(path: string, tokenizer: Tokenizer): void {
     );
   } finally {
     files.source.close();
-  }
-}
-
-function hasFile(folder: string, name: string): boolean {
-  try {
-    return Deno.statSync(join(folder, name)).isFile;
-  } catch {
-    return false;
   }
 }

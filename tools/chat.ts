@@ -8,12 +8,13 @@
 import { parseArgs } from "node:util";
 import { generate, loadAdapter, loadModel, type LoadModelOptions, loadTokenizer } from "../lib/api.ts";
 import { NibbleError } from "../lib/errors.ts";
-import { readAdapter } from "../lib/formats/mod.ts";
+import { isFile, readAdapter } from "../lib/formats/mod.ts";
 import { baseOfAdapter } from "../lib/lora/chain.ts";
 import { parseQuantization } from "../lib/lora/provenance.ts";
 import { describeLoad } from "../lib/model/load.ts";
 import type { Model } from "../lib/model/model.ts";
 import { encodeChatPrompt, type Message, type Tokenizer } from "../lib/text/mod.ts";
+import { runCommand } from "./command.ts";
 
 const HELP = `Usage: deno task chat --model MODEL [options]
 
@@ -132,7 +133,9 @@ async function main(): Promise<number> {
       }
       : {}),
   });
-  const tokenizer = await loadTokenizer(hasTokenizer(args.adapter) ? args.adapter! : name);
+  const tokenizer = await loadTokenizer(
+    args.adapter && isFile(`${args.adapter}/tokenizer.json`) ? args.adapter : name,
+  );
   console.error(`${name}: ${describeLoad(model)}`);
   if (args.adapter) {
     const adapter = loadAdapter(model, args.adapter);
@@ -221,20 +224,4 @@ async function load(name: string, fromAdapter: boolean, options: LoadModelOption
   }
 }
 
-function hasTokenizer(folder: string | undefined): boolean {
-  try {
-    return folder !== undefined && Deno.statSync(`${folder}/tokenizer.json`).isFile;
-  } catch {
-    return false;
-  }
-}
-
-let status = 1;
-try {
-  status = await main();
-} catch (error) {
-  if (!(error instanceof NibbleError)) throw error;
-  console.error(`error: ${error.message}`);
-}
-// the GPU device keeps the process alive
-Deno.exit(status);
+await runCommand(main);

@@ -4,7 +4,9 @@
  */
 import { parseArgs } from "node:util";
 import { NibbleError } from "../lib/errors.ts";
+import { STORED_TYPES } from "../lib/lora/merge.ts";
 import { mergeFolder } from "../lib/merge_folder.ts";
+import { runCommand } from "./command.ts";
 
 const HELP = `Usage: deno task merge --adapter DIR --output DIR [options]
 
@@ -25,7 +27,6 @@ its distance from the adapter on its base is printed.
   --text FILE             text on which the distance is measured (a passage of nibble's own)
   --no-check              do not load and compare what was written`;
 
-const DTYPES = { float32: "F32", float16: "F16", bfloat16: "BF16" } as const;
 const GGUF_TYPES = { f16: "F16", q8_0: "Q8_0" } as const;
 const text = { type: "string" } as const, flag = { type: "boolean" } as const;
 
@@ -97,7 +98,7 @@ async function main(): Promise<number> {
     adapter: args.adapter,
     output: args.output,
     model: args.model,
-    dtype: args.dtype === undefined ? undefined : oneOf("dtype", args.dtype, DTYPES),
+    dtype: args.dtype === undefined ? undefined : oneOf("dtype", args.dtype, STORED_TYPES),
     maxShardBytes: args.max_shard_size === undefined ? undefined : bytesOf(args.max_shard_size),
     load_in_4bit: args.load_in_4bit,
     requantize: args.requantize === undefined
@@ -115,12 +116,4 @@ async function main(): Promise<number> {
   return 0;
 }
 
-let status = 1;
-try {
-  status = await main();
-} catch (error) {
-  if (!(error instanceof NibbleError)) throw error;
-  console.error(`error: ${error.message}`);
-}
-// the GPU device keeps the process alive
-Deno.exit(status);
+await runCommand(main);

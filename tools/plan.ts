@@ -6,9 +6,9 @@
  * @module
  */
 import { dirname } from "@std/path";
-import { NibbleError } from "../lib/errors.ts";
 import { parseTrainArguments, readRecipe } from "../lib/recipe/mod.ts";
 import { planRecipe, planTable } from "../lib/train/plan_recipe.ts";
+import { runCommand } from "./command.ts";
 
 const HELP = `Usage: deno task plan recipe.yaml [--key=value ...]
 
@@ -17,11 +17,11 @@ overrides as deno task train. Exit status 1 when the run cannot fit.
 
   --nibble_memory_budget_gb=N   refuse what would take more than N billion bytes`;
 
-try {
+async function main(): Promise<number> {
   const { recipePath, overrides, help } = parseTrainArguments(Deno.args);
   if (help || !recipePath) {
     console.log(HELP);
-    Deno.exit(help ? 0 : 2);
+    return help ? 0 : 2;
   }
   const recipe = readRecipe(recipePath, overrides);
   for (const notice of recipe.notices) console.log(`note: ${notice}`);
@@ -30,10 +30,7 @@ try {
     onNote: (text) => console.log(text),
   });
   console.log(planTable(plan));
-} catch (error) {
-  if (!(error instanceof NibbleError)) throw error;
-  console.error(`error: ${error.message}`);
-  Deno.exit(1);
+  return 0;
 }
-// the GPU device keeps the process alive
-Deno.exit(0);
+
+await runCommand(main);

@@ -4,8 +4,10 @@
  */
 import { parseArgs } from "node:util";
 import { NibbleError } from "../lib/errors.ts";
+import { STORED_TYPES } from "../lib/lora/merge.ts";
 import type { QuantType } from "../lib/quant/mod.ts";
 import { quantizeFolder } from "../lib/quantize_folder.ts";
+import { runCommand } from "./command.ts";
 
 const HELP = `Usage: deno task quantize --model PATH --output DIR [options]
 
@@ -21,7 +23,7 @@ nibble trains on such a folder as it is.
   --dtype TYPE                    of what is not in 4 bits: bfloat16, float16 or float32
                                   (float16 where the model is stored so, else bfloat16)`;
 
-const DTYPES: Record<string, "F32" | "F16" | "BF16"> = { float32: "F32", float16: "F16", bfloat16: "BF16" };
+const DTYPES: Record<string, "F32" | "F16" | "BF16"> = STORED_TYPES;
 const text = { type: "string" } as const;
 
 function readArguments() {
@@ -67,12 +69,4 @@ async function main(): Promise<number> {
   return 0;
 }
 
-let status = 1;
-try {
-  status = await main();
-} catch (error) {
-  if (!(error instanceof NibbleError)) throw error;
-  console.error(`error: ${error.message}`);
-}
-// the GPU device keeps the process alive
-Deno.exit(status);
+await runCommand(main);

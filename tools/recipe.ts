@@ -5,24 +5,23 @@
  * every key that changes nothing here with the reason. Exit status 1 for a recipe that cannot be read.
  * @module
  */
-import { NibbleError } from "../lib/errors.ts";
 import { explainRecipe, parseTrainArguments, readRecipe } from "../lib/recipe/mod.ts";
+import { runCommand } from "./command.ts";
 
 const HELP = `Usage: deno task recipe explain recipe.yaml [--key=value ...]
 
 Prints each setting of the recipe: its value, where that comes from (line of the file, command line, or whose
 default), and each key that has no effect here, with the reason. Nothing is fetched and nothing is trained.`;
 
-try {
+function main(): number {
   const [action, ...rest] = Deno.args;
   const { recipePath, overrides, help } = parseTrainArguments(action === "explain" ? rest : Deno.args);
   if (help || action !== "explain" || !recipePath) {
     console.log(HELP);
-    Deno.exit(help ? 0 : 2);
+    return help ? 0 : 2;
   }
   console.log(explainRecipe(readRecipe(recipePath, overrides)));
-} catch (error) {
-  if (!(error instanceof NibbleError)) throw error;
-  console.error(`error: ${error.message}`);
-  Deno.exit(1);
+  return 0;
 }
+
+await runCommand(main);

@@ -7,6 +7,7 @@ import { brotliDecompressSync } from "node:zlib";
 import { createHash } from "node:crypto";
 import { dirname, join } from "@std/path";
 import { NibbleError } from "../lib/errors.ts";
+import { isFile } from "../lib/formats/file.ts";
 import { nibbleCache } from "../lib/hub/settings.ts";
 
 const PACKAGE = "@sparticuz/chromium";
@@ -104,13 +105,5 @@ function* untar(tar: Uint8Array): Generator<{ name: string; data: Uint8Array }> 
       yield { name: text(at, 100).replace(/^.*\//, ""), data: tar.subarray(at + 512, at + 512 + size) };
     }
     at += 512 + Math.ceil(size / 512) * 512;
-  }
-}
-
-function isFile(path: string): boolean {
-  try {
-    return Deno.statSync(path).isFile;
-  } catch {
-    return false;
   }
 }

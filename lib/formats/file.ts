@@ -97,6 +97,11 @@ export function writeWhole(path: string, write: (put: Put) => void): void {
   }
 }
 
+/** {@link writeWhole} for a text. */
+export function writeText(path: string, text: string): void {
+  writeWhole(path, (put) => put(new TextEncoder().encode(text)));
+}
+
 /** {@link writeWhole} for content that takes waiting, such as what is read back from a device. */
 export async function writeWholeAsync(path: string, write: (put: Put) => Promise<void>): Promise<void> {
   const file = beginWhole(path);
@@ -156,6 +161,15 @@ function syncFolder(folder: string): void {
   if (Deno.build.os === "windows") return;
   using handle = Deno.openSync(folder, { read: true });
   handle.syncSync();
+}
+
+/** Whether there is a file at this path; what cannot be looked at is none. */
+export function isFile(path: string): boolean {
+  try {
+    return Deno.statSync(path).isFile;
+  } catch {
+    return false;
+  }
 }
 
 /** Text of a file, or `undefined` when there is none. Other failures are errors. */

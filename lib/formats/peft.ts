@@ -5,7 +5,7 @@
 import { createHash } from "node:crypto";
 import { join } from "@std/path";
 import { NibbleError } from "../errors.ts";
-import { CHUNK_BYTES, openFile, readJsonIfThere, writeWhole } from "./file.ts";
+import { CHUNK_BYTES, openFile, readJsonIfThere, writeText } from "./file.ts";
 import { type AdapterConfig, formatAdapterConfig, parseAdapterConfig } from "./peft_config.ts";
 import { openSafetensors, type SafetensorsSource } from "./safetensors.ts";
 import { writeSafetensors } from "./safetensors_write.ts";
@@ -125,8 +125,7 @@ export function writeAdapter(
     join(folder, ADAPTER_WEIGHTS),
     [...tensors].map(([name, { shape, data }]) => ({ name, dtype: "F32" as const, shape, data })),
   );
-  const text = new TextEncoder().encode(formatAdapterConfig(config));
-  writeWhole(join(folder, ADAPTER_CONFIG), (put) => put(text));
+  writeText(join(folder, ADAPTER_CONFIG), formatAdapterConfig(config));
 }
 
 /** `sha256:<hex>` of an adapter's weights' file. */

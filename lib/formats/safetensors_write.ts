@@ -5,7 +5,7 @@
 import { join } from "@std/path";
 import { NibbleError } from "../errors.ts";
 import { bytesOf, DTYPE_BYTES, f32ToBf16, f32ToF16 } from "./dtype.ts";
-import { CHUNK_BYTES, writeWhole, writeWholeAsync } from "./file.ts";
+import { CHUNK_BYTES, writeText, writeWhole, writeWholeAsync } from "./file.ts";
 import { elementCount } from "./source.ts";
 
 /** Types that nibble writes. */
@@ -196,7 +196,7 @@ function finishShards(
     const total = shards.flatMap((s) => s.tensors).reduce((sum, t) => sum + byteLength(t), 0);
     const text = JSON.stringify({ metadata: { total_size: total }, weight_map: weightMap }, null, 2) + "\n";
     const indexName = `${stem}.safetensors.index.json`;
-    writeWhole(join(folder, indexName), (put) => put(new TextEncoder().encode(text)));
+    writeText(join(folder, indexName), text);
     keep.add(indexName);
   }
   const ours = new RegExp(`^${RegExp.escape(stem)}(-\\d{5}-of-\\d{5})?\\.safetensors(\\.index\\.json)?$`);

@@ -17,6 +17,7 @@ export { type BufferRange, defineKernel, type Kernel, type LaunchOptions } from 
 export {
   BUFFER_KINDS,
   type BufferKind,
+  byKind,
   type GpuBuffer,
   type GpuTexture,
   type MemoryReport,

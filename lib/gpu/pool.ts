@@ -220,6 +220,13 @@ export function createPool(
 
 const keyOf = ({ format, width, height }: TextureShape) => `${format} ${width}x${height}`;
 
+/** Bytes by kind as `base 160 MiB, adapter 18.6 MiB`, those that are none left out. */
+export function byKind(bytes: Readonly<Record<BufferKind, number>>): string {
+  return BUFFER_KINDS.filter((kind) => bytes[kind] > 0).map((kind) => `${kind} ${mib(bytes[kind])}`).join(
+    ", ",
+  );
+}
+
 /** Bytes as `12.3 MiB`. */
 export function mib(bytes: number): string {
   return `${(bytes / 2 ** 20).toFixed(bytes < 100 * 2 ** 20 ? 1 : 0)} MiB`;

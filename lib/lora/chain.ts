@@ -7,6 +7,7 @@ import { NibbleError } from "../errors.ts";
 import {
   type AdapterConfig,
   adapterHash,
+  isFile,
   MERGED_ADAPTERS,
   type MergedAdapter,
   type ModelFiles,
@@ -118,13 +119,7 @@ async function fetchParent(parent: MergedAdapter, options: FetchModelOptions) {
 
 /** Whether a folder holds an adapter and no model. */
 function isAdapter(path: string): boolean {
-  const has = (name: string) => {
-    try {
-      return Deno.statSync(join(path, name)).isFile;
-    } catch {
-      return false;
-    }
-  };
+  const has = (name: string) => isFile(join(path, name));
   return has("adapter_config.json") && !has("model.safetensors") && !has("model.safetensors.index.json");
 }
 

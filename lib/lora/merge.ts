@@ -6,7 +6,7 @@
  * @module
  */
 import { join } from "@std/path";
-import { MERGED_ADAPTERS, type MergedAdapter, streamShardedSafetensors, writeWhole } from "../formats/mod.ts";
+import { MERGED_ADAPTERS, type MergedAdapter, streamShardedSafetensors, writeText } from "../formats/mod.ts";
 import type { Model } from "../model/model.ts";
 import { parameterShapes, type ParameterSpec, storedShape, toStored } from "../model/parameters.ts";
 import {
@@ -37,8 +37,9 @@ export interface WriteModelOptions {
   onProgress?: (done: number, total: number) => void;
 }
 
-/** `torch_dtype` of a stored type. */
+/** `torch_dtype` of a stored type, and the reverse. */
 export const DTYPE_NAMES = { F32: "float32", F16: "float16", BF16: "bfloat16" } as const;
+export const STORED_TYPES = { float32: "F32", float16: "F16", bfloat16: "BF16" } as const;
 
 /**
  * Writes the model with the adapter merged in as a Hugging Face folder: weights in shards with their index, piece by
@@ -96,10 +97,7 @@ export function writeConfig(
     ...(options.merged ? { [MERGED_ADAPTERS]: [...parents, options.merged] } : {}),
     ...(options.quantization ? { quantization_config: options.quantization } : {}),
   };
-  writeWhole(
-    join(folder, "config.json"),
-    (put) => put(new TextEncoder().encode(JSON.stringify(value, null, 2) + "\n")),
-  );
+  writeText(join(folder, "config.json"), JSON.stringify(value, null, 2) + "\n");
 }
 
 /** Whether head and embedding, tied in the base, have been trained apart. */

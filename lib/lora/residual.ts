@@ -10,7 +10,7 @@ import {
   openModel,
   type WritableDtype,
   writeShardedSafetensors,
-  writeWhole,
+  writeText,
 } from "../formats/mod.ts";
 import { modelSource, parameterShapes, storedShape, toStored } from "../model/parameters.ts";
 import { QuantizedTensor } from "../quant/mod.ts";
@@ -82,8 +82,7 @@ export async function writeResidualBase(
     Deno.mkdirSync(folder, { recursive: true });
     writeShardedSafetensors(folder, tensors);
     const json = (name: string, value: unknown) => {
-      const text = new TextEncoder().encode(JSON.stringify(value, null, 2) + "\n");
-      writeWhole(join(folder, name), (put) => put(text));
+      writeText(join(folder, name), JSON.stringify(value, null, 2) + "\n");
     };
     if (files.tokenizerJson !== undefined) {
       json("tokenizer.json", files.tokenizerJson);

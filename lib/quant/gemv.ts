@@ -4,6 +4,7 @@
  */
 import { defineKernel, gpu, type GpuTexture } from "../gpu/mod.ts";
 import { grid1d } from "../tensor/grid.ts";
+import type { GemvTiling } from "../tensor/ops/gemv.ts";
 import { TEXTURE_BYTES, toTexture, vectorLanes } from "../tensor/ops/matmul_texture.ts";
 import { empty, shapeError, type Tensor } from "../tensor/tensor.ts";
 import source from "../../wgsl/gemv_4bit.wgsl" with { type: "text" };
@@ -25,16 +26,6 @@ export const GEMV_MAX_ROWS = 4;
 /** Whether {@link gemvQuantized} takes these shapes; else dequantize and multiply. */
 export function gemvFits(rows: number, q: QuantizedTensor): boolean {
   return rows >= 1 && rows <= GEMV_MAX_ROWS && q.columns % 8 === 0;
-}
-
-/** How a launch shares out the weight's rows. */
-export interface GemvTiling {
-  /** Invocations that share a row of the weight: 1, 2, 4 ... `size`. */
-  lanes: number;
-  /** Rows of the weight an invocation takes: what it reads of `x` serves all of them. */
-  rows: number;
-  /** Invocations a workgroup: 8 to 256. */
-  size: number;
 }
 
 /**

@@ -11,7 +11,7 @@ export {
   type QuantType,
 } from "./code_books.ts";
 export { dequantize, dequantizeRows } from "./dequantize.ts";
-export { GEMV_MAX_ROWS, gemvFits, gemvQuantized, type GemvTiling, gemvTiling } from "./gemv.ts";
+export { GEMV_MAX_ROWS, gemvFits, gemvQuantized, gemvTiling } from "./gemv.ts";
 export { decodeAbsmax, dequantize8bit, dequantizeOracle, quantize8bit, quantizeOracle } from "./oracle.ts";
 export { type QuantState } from "./quant_state.ts";
 export {

@@ -4,6 +4,7 @@
  */
 import { join } from "@std/path";
 import { NibbleError } from "../errors.ts";
+import { writeText } from "../formats/file.ts";
 import { CHATML_TEMPLATE, ZEPHYR_TEMPLATE } from "./template.ts";
 import type { TemplateSource } from "./types.ts";
 
@@ -119,22 +120,8 @@ export function saveTokenizer(
     }
   }
   const config = { ...files.config, chat_template: files.template };
-  writeWhole(join(folder, "tokenizer.json"), JSON.stringify(files.json, null, 2) + "\n");
-  writeWhole(join(folder, "tokenizer_config.json"), JSON.stringify(config, null, 2) + "\n");
-  writeWhole(join(folder, "special_tokens_map.json"), JSON.stringify(map, null, 2) + "\n");
-  writeWhole(join(folder, "chat_template.jinja"), files.template);
-}
-
-/** Writes beside, syncs, renames: nothing half-written ever stands in for a file. */
-function writeWhole(path: string, text: string): void {
-  const beside = `${path}.tmp`;
-  const file = Deno.openSync(beside, { write: true, create: true, truncate: true });
-  try {
-    const bytes = new TextEncoder().encode(text);
-    for (let done = 0; done < bytes.length;) done += file.writeSync(bytes.subarray(done));
-    file.syncSync();
-  } finally {
-    file.close();
-  }
-  Deno.renameSync(beside, path);
+  writeText(join(folder, "tokenizer.json"), JSON.stringify(files.json, null, 2) + "\n");
+  writeText(join(folder, "tokenizer_config.json"), JSON.stringify(config, null, 2) + "\n");
+  writeText(join(folder, "special_tokens_map.json"), JSON.stringify(map, null, 2) + "\n");
+  writeText(join(folder, "chat_template.jinja"), files.template);
 }

@@ -4,7 +4,7 @@
  */
 import { join } from "@std/path";
 import { NibbleError } from "../errors.ts";
-import { openSafetensors, type TensorSource, writeSafetensors, writeWhole } from "../formats/mod.ts";
+import { isFile, openSafetensors, type TensorSource, writeSafetensors, writeText } from "../formats/mod.ts";
 import { gpu } from "../gpu/mod.ts";
 import type { Optimizer, SavedState } from "../optim/mod.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -19,11 +19,7 @@ export const STATE_FILES: readonly string[] = [OPTIMIZER, PARAMETERS, STATE];
 
 /** Whether a checkpoint holds all that going on needs; one of `save_only_model` does not. */
 export function canResume(folder: string): boolean {
-  try {
-    return Deno.statSync(join(folder, STATE)).isFile && Deno.statSync(join(folder, OPTIMIZER)).isFile;
-  } catch {
-    return false;
-  }
+  return isFile(join(folder, STATE)) && isFile(join(folder, OPTIMIZER));
 }
 
 /** The trained parameters of a checkpoint by name, in f32 (and the optimizer's state beside them). */
@@ -52,7 +48,7 @@ export async function saveState(
   const saved = await optimizer.saveState();
   await writeTensors(join(folder, OPTIMIZER), parameters, saved);
   const text = JSON.stringify({ version: 1, state, fingerprint }, null, 2) + "\n";
-  writeWhole(join(folder, STATE), (put) => put(new TextEncoder().encode(text)));
+  writeText(join(folder, STATE), text);
 }
 
 /** Writes the trained parameters alone, in f32, whatever dtype the model is saved in. */

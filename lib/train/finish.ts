@@ -3,9 +3,10 @@
  * @module
  */
 import { join } from "@std/path";
+import { writeText } from "../formats/mod.ts";
 import { mib } from "../gpu/mod.ts";
 import { lossCurveSvg, lossCurveText } from "./loss_curve.ts";
-import { card, memoryLine, type Outcome, type RunParts, writeText, writeWeights } from "./output.ts";
+import { card, memoryLine, type Outcome, type RunParts, writeWeights } from "./output.ts";
 import { runName, type RunRecord } from "./record.ts";
 import type { TrainSettings } from "./settings.ts";
 import { historyOf, speedMetrics, type TrainerState, writeResults, writeTrainerState } from "./state.ts";

@@ -86,7 +86,7 @@ export interface LoopOptions {
   signal: AbortSignal | undefined;
   onLog: (log: TrainLog) => void;
   onEval: (log: EvalLog) => void | Promise<void>;
-  onSave: (state: LoopState, log: EvalLog | undefined) => Promise<void>;
+  onSave: (state: LoopState) => Promise<void>;
   /** Called after the first step whose learning rate is not 0, when every adapter must have moved. */
   afterMove?: () => Promise<void>;
 }
@@ -113,7 +113,6 @@ export async function runLoop(o: LoopOptions): Promise<{ state: LoopState; stopp
   let since = performance.now(), sinceTokens = 0;
   let fenceEvery = 1, sinceFence = 0, fencedAt = since;
   let stopped = false, moved = false;
-  let lastEval: EvalLog | undefined;
   try {
     while (state.step < o.maxSteps) {
       const lr = o.learningRate(state.step);
@@ -183,14 +182,13 @@ export async function runLoop(o: LoopOptions): Promise<{ state: LoopState; stopp
       const pause = performance.now();
       if (!stopped && o.evalAt(state.step)) {
         const epoch = state.step / o.stepsPerEpoch;
-        lastEval = await evaluate(objective, o.model, o.evalBatches, state.step, epoch);
-        await o.onEval(lastEval);
+        await o.onEval(await evaluate(objective, o.model, o.evalBatches, state.step, epoch));
       }
       if (stopped || o.saveAt(state.step)) {
         if (state.pending.counts[PER_STEP]) {
           state.pending.sums = [...(await readMetrics(o.optimizer, sums)).values];
         }
-        await o.onSave(structuredClone(state), lastEval?.step === state.step ? lastEval : undefined);
+        await o.onSave(structuredClone(state));
       }
       since += performance.now() - pause; // evaluation and saving do not count as training speed
       if (stopped) break;

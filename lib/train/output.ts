@@ -2,10 +2,10 @@
  * What a run writes: weights with their tokenizer, model card, texts; and what the model says to a prompt.
  * @module
  */
-import { dirname, join } from "@std/path";
-import { MERGED_ADAPTERS, type MergedAdapter, writeWhole } from "../formats/mod.ts";
-import { gpu, type MemoryReport, mib } from "../gpu/mod.ts";
-import { writeModel } from "../lora/merge.ts";
+import { join } from "@std/path";
+import { MERGED_ADAPTERS, type MergedAdapter } from "../formats/mod.ts";
+import { byKind, gpu, type MemoryReport, mib } from "../gpu/mod.ts";
+import { STORED_TYPES, writeModel } from "../lora/merge.ts";
 import { saveAdapter } from "../lora/peft.ts";
 import { quantizationName } from "../lora/provenance.ts";
 import { generate } from "../model/generate.ts";
@@ -71,8 +71,9 @@ export async function writeWeights(
       residualBase: join(s.output_dir, "residual_base"), // one for the run, not one a checkpoint
     });
   } else {
-    const dtype = { float32: "F32", float16: "F16", bfloat16: "BF16", auto: "F32" } as const;
-    await writeModel(model, undefined, folder, { dtype: dtype[s.torch_dtype ?? "float32"] });
+    const { torch_dtype: stored } = s;
+    const dtype = stored === null || stored === "auto" ? "F32" : STORED_TYPES[stored];
+    await writeModel(model, undefined, folder, { dtype });
   }
   tokenizer.save(folder);
 }
@@ -155,18 +156,8 @@ export function card(s: TrainSettings, recipeText: string | undefined, p: RunPar
   });
 }
 
-/** Writes a text whole, in a folder that may not exist yet. */
-export function writeText(path: string, text: string): void {
-  Deno.mkdirSync(dirname(path), { recursive: true });
-  writeWhole(path, (put) => put(new TextEncoder().encode(text)));
-}
-
 /** The peak of device memory by kind, as a line for the log. */
 export function memoryLine(m: MemoryReport): string {
-  const kinds = Object.entries(m.atPeak).filter(([, n]) => n > 0).map(([k, n]) => `${k} ${mib(n)}`).join(
-    ", ",
-  );
-  return `memory      ${mib(m.peakBytes)} at the peak: ${kinds} (${
-    mib(m.heldPeakBytes)
-  } held with buffers kept for reuse)`;
+  const held = `${mib(m.heldPeakBytes)} held with buffers kept for reuse`;
+  return `memory      ${mib(m.peakBytes)} at the peak: ${byKind(m.atPeak)} (${held})`;
 }

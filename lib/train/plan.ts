@@ -5,7 +5,7 @@
 import type { Batch } from "../data/mod.ts";
 import type { ModelFiles } from "../formats/mod.ts";
 import { NibbleError } from "../errors.ts";
-import { BUFFER_KINDS, gpu, mib, type Rehearsal, rehearse } from "../gpu/mod.ts";
+import { byKind, gpu, mib, type Rehearsal, rehearse } from "../gpu/mod.ts";
 import { differentiate, noGrad } from "../tensor/tape.ts";
 import { scope } from "../tensor/tensor.ts";
 import { setUpModel } from "./model_setup.ts";
@@ -57,7 +57,7 @@ export async function planMemory(s: TrainSettings, inputs: PlanInputs): Promise<
   }
   if (plan.memory.peakBytes > budget) {
     throw new NibbleError("gpu/budget", `The run needs ${mib(plan.memory.peakBytes)} of device memory`, {
-      where: `nibble_memory_budget_gb allows ${mib(budget)}; at the peak: ${byKind(plan)}`,
+      where: `nibble_memory_budget_gb allows ${mib(budget)}; at the peak: ${byKind(plan.memory.atPeak)}`,
       remedy:
         "Lower per_device_train_batch_size or max_length, turn on gradient_checkpointing or load_in_4bit, take a " +
         "paged_* or 8-bit optim, or raise nibble_memory_budget_gb.",
@@ -101,10 +101,6 @@ async function rehearseRun(
   return { ...rehearsal, hostBytes, residentBytes };
 }
 
-function byKind({ memory: { atPeak } }: Rehearsal): string {
-  return BUFFER_KINDS.filter((k) => atPeak[k] > 0).map((k) => `${k} ${mib(atPeak[k])}`).join(", ");
-}
-
 /** The batch with the most positions and the one with the most trained tokens. */
 function largest(objective: Objective, batches: readonly Batch[]): Batch[] {
   const usable = batches.filter((b) => objective.counts(b)[objective.unit]);
@@ -116,7 +112,7 @@ function largest(objective: Objective, batches: readonly Batch[]): Batch[] {
 /** The plan as a line for the log. */
 export function formatPlan(plan: MemoryPlan): string {
   const { peakBytes } = plan.memory;
-  const kinds = byKind(plan);
+  const kinds = byKind(plan.memory.atPeak);
   const budget = Number.isFinite(plan.budget) ? ` of ${mib(plan.budget)}` : "";
   const host = plan.hostBytes > 0 ? `; optimizer state on the host ${mib(plan.hostBytes)}` : "";
   return `plan        ${mib(peakBytes)}${budget}: ${kinds}${host}; largest binding ${

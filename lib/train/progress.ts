@@ -3,7 +3,7 @@
  * @module
  */
 import { NibbleError } from "../errors.ts";
-import { readTextIfThere, writeWhole } from "../formats/file.ts";
+import { readTextIfThere, writeText } from "../formats/file.ts";
 
 /** Figures of one line. What is not known is left out of it. */
 export interface Progress {
@@ -172,7 +172,7 @@ export function openJsonLog(path: string, keepThrough = Infinity): JsonLog {
   const kept = before.split("\n").filter((text) => stays(text, keepThrough)).map((text) => `${text}\n`).join(
     "",
   );
-  if (kept !== before) writeWhole(path, (put) => put(new TextEncoder().encode(kept)));
+  if (kept !== before) writeText(path, kept);
   let file: Deno.FsFile | undefined;
   const guarded = (act: () => void) => {
     try {

@@ -5,7 +5,7 @@
  */
 import { join } from "@std/path";
 import { NibbleError } from "../errors.ts";
-import { isObject, readTextIfThere, writeWhole } from "../formats/file.ts";
+import { isObject, readTextIfThere, writeText } from "../formats/file.ts";
 
 /** One entry of the log: metrics by name, with the step and epoch at which they were taken. */
 export interface LogEntry {
@@ -209,7 +209,7 @@ export function writeResults(folder: string, split: string, metrics: Metrics): v
 
 function writeJson(path: string, value: unknown, indent: number): void {
   const text = JSON.stringify(sorted(value), null, indent) + "\n";
-  writeWhole(path, (put) => put(new TextEncoder().encode(text)));
+  writeText(path, text);
 }
 
 /** The same value with the keys of every object in order. Numbers JSON has no word for are null already, or become it. */

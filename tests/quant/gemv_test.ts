@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { openGpu } from "../../lib/gpu/mod.ts";
 import { tensor } from "../../lib/tensor/tensor.ts";
 import { vectorLanes } from "../../lib/tensor/ops/matmul_texture.ts";
-import { type GemvTiling, gemvTiling } from "../../lib/quant/gemv.ts";
+import { gemvTiling } from "../../lib/quant/gemv.ts";
+import type { GemvTiling } from "../../lib/tensor/ops/gemv.ts";
 import { dequantizeOracle, gemvQuantized, quantize, toQuantState } from "../../lib/quant/mod.ts";
 import { normals } from "./helpers.ts";
 

@@ -1,20 +1,8 @@
 /** The commands as a user types them, each in a process of its own. */
 import assert from "node:assert/strict";
-import { fromFileUrl } from "@std/path";
+import { command } from "./command.ts";
 
-const ROOT = fromFileUrl(new URL("../..", import.meta.url));
 const TINY = "assets/models/tiny";
-
-async function command(...args: string[]): Promise<{ code: number; out: string; err: string }> {
-  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", "--no-check", ...args],
-    cwd: ROOT,
-    stdin: "null",
-    env: { NO_COLOR: "1" },
-  }).output();
-  const text = new TextDecoder();
-  return { code, out: text.decode(stdout), err: text.decode(stderr) };
-}
 
 Deno.test("plan: the table of a recipe, by kind, with the largest binding", async () => {
   const { code, out, err } = await command(

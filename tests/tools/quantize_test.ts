@@ -1,19 +1,9 @@
 /** `deno task quantize` as a user types it. */
 import assert from "node:assert/strict";
-import { fromFileUrl, join } from "@std/path";
+import { join } from "@std/path";
+import { command } from "./command.ts";
 
-const ROOT = fromFileUrl(new URL("../..", import.meta.url));
-
-async function quantize(...args: string[]): Promise<{ code: number; out: string; err: string }> {
-  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", "--no-check", "tools/quantize.ts", ...args],
-    cwd: ROOT,
-    stdin: "null",
-    env: { NO_COLOR: "1" },
-  }).output();
-  const text = new TextDecoder();
-  return { code, out: text.decode(stdout), err: text.decode(stderr) };
-}
+const quantize = (...args: string[]) => command("tools/quantize.ts", ...args);
 
 Deno.test("quantize: help on its own, status 2 without arguments, and errors that say the remedy", async () => {
   const help = await quantize("--help");

@@ -16,13 +16,13 @@ const textureKernel = defineKernel("gemv_texture", textureSource);
 /** Most rows of x for these kernels. */
 export const GEMV_ROWS = 4;
 
-/** How a launch shares out the weight's rows; as in `quant/gemv.ts`. */
+/** How a launch shares out the weight's rows, here and in `quant/gemv.ts`. */
 export interface GemvTiling {
   /** Invocations that share a row of the weight: 1, 2, 4 ... `size`. */
   lanes: number;
   /** Rows of the weight an invocation takes: what it reads of `x` serves all of them. */
   rows: number;
-  /** Invocations a workgroup. */
+  /** Invocations a workgroup: 8 to 256. */
   size: number;
 }
 
