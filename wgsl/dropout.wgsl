@@ -18,21 +18,28 @@ fn pcg(v: vec4<u32>) -> vec4<u32> {
   return (word >> vec4(22u)) ^ word;
 }
 
-fn dropped(i: u32) -> vec4<f32> {
+fn dropped(i: u32, v: vec4<f32>) -> vec4<f32> {
   let element = vec4(4u * i) + vec4(0u, 1u, 2u, 3u);
   let draw = pcg(element ^ pcg(vec4(p.seed)));
-  return select(x[i] * p.scale, vec4(0.0), draw < vec4(p.threshold));
+  return select(v * p.scale, vec4(0.0), draw < vec4(p.threshold));
 }
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   let i = id.y * p.row + id.x;
-  if (i < p.n) { y[i] = dropped(i); }
+  if (i < p.n) { y[i] = dropped(i, x[i]); }
+}
+
+// in place
+@compute @workgroup_size(64)
+fn in_place(@builtin(global_invocation_id) id: vec3<u32>) {
+  let i = id.y * p.row + id.x;
+  if (i < p.n) { y[i] = dropped(i, y[i]); }
 }
 
 // y = base + dropped x
 @compute @workgroup_size(64)
 fn add(@builtin(global_invocation_id) id: vec3<u32>) {
   let i = id.y * p.row + id.x;
-  if (i < p.n) { y[i] = base[i] + dropped(i); }
+  if (i < p.n) { y[i] = base[i] + dropped(i, x[i]); }
 }

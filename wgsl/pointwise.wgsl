@@ -125,14 +125,14 @@ fn gated(@builtin(global_invocation_id) id: vec3<u32>) {
   if (i < p.n) { y[i] = activate(a[i]).y * b[i]; }
 }
 
-// both gradients: y = dy * act'(a) * b, db = dy * act(a)
+// both gradients in place, y holding a and db holding b: y = dy * act'(a) * b, db = dy * act(a)
 @compute @workgroup_size(64)
 fn gated_backward(@builtin(global_invocation_id) id: vec3<u32>) {
   let i = id.y * p.row + id.x;
   if (i < p.n) {
-    let f = activate(a[i]);
+    let f = activate(y[i]);
     let d = dy[i];
-    y[i] = d * b[i] * f.slope;
+    y[i] = d * db[i] * f.slope;
     db[i] = d * f.y;
   }
 }

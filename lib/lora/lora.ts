@@ -7,7 +7,7 @@ import { gpu } from "../gpu/mod.ts";
 import { baseBackward, baseForward, baseLinear, type LinearLayer } from "../model/linear.ts";
 import type { Model } from "../model/model.ts";
 import { hashText } from "../model/random_source.ts";
-import { dropoutOnly } from "../tensor/ops/dropout.ts";
+import { dropoutInto, dropoutOnly } from "../tensor/ops/dropout.ts";
 import { biasGradient, product, productInto } from "../tensor/ops/linear.ts";
 import { noGrad, record } from "../tensor/tape.ts";
 import { keep, scope, type Tensor, tensor } from "../tensor/tensor.ts";
@@ -171,7 +171,8 @@ function fill(into: Tensor, from: Tensor): void {
 /**
  * `y = x Wᵀ + bias + s (drop(x) Aᵀ) Bᵀ`. Bracketed through the rank in both directions, so nothing of the size of W is
  * ever made for the adapter: with h = drop(x) Aᵀ and dh = s dy B,
- * `dB += s dyᵀ h`, `dA += dhᵀ drop(x)`, `dx = dy W + dropᵀ(dh A)`.
+ * `dB += s dyᵀ h`, `dA += dhᵀ drop(x)`, `dx = dropᵀ(dh A) + dy W`. What dropout left of x is drawn again in the backward
+ * rather than kept, since it is as large as x.
  */
 function loraLinear(
   lora: Pick<LoraLayer, "layer" | "a" | "b">,
@@ -180,20 +181,26 @@ function loraLinear(
   s: number,
 ): Tensor {
   const { layer: { weight, bias }, a, b } = lora;
-  const drop = (t: Tensor, base?: Tensor) => dropoutOnly(t, dropping!.rate, dropping!.seed, base);
-  const dropped = dropping ? drop(x) : x; // (M, in)
-  const h = product("nt", dropped, a); // (M, r)
+  /** Calls `use` with drop(x), `(M, in)`. */
+  const withDropped = <T>(use: (t: Tensor) => T): T => {
+    if (!dropping) return use(x);
+    const dropped = dropoutOnly(x, dropping.rate, dropping.seed);
+    const result = use(dropped);
+    dropped.dispose();
+    return result;
+  };
+  const h = withDropped((t) => product("nt", t, a)); // (M, r)
   const y = baseForward(weight, x, bias);
   productInto("nt", h, b, y, s);
   return record("loraLinear", y, [x, a, b, bias], (dy) => {
     const dBias = biasGradient(bias, dy);
     const dh = product("nn", dy, b, s); // (M, r)
     if (b.grad) productInto("tn", dy, h, b.grad, s);
-    if (a.grad) productInto("tn", dh, dropped, a.grad);
+    const { grad } = a;
+    if (grad) withDropped((t) => productInto("tn", dh, t, grad));
     if (!x.requiresGrad) return [undefined, undefined, undefined, dBias];
-    const dx = baseBackward(weight, dy);
-    if (dropping) return [drop(product("nn", dh, a), dx), undefined, undefined, dBias];
-    productInto("nn", dh, a, dx);
-    return [dx, undefined, undefined, dBias];
-  });
+    const dx = product("nn", dh, a);
+    if (dropping) dropoutInto(dx, dropping.rate, dropping.seed);
+    return [baseBackward(weight, dy, dx), undefined, undefined, dBias];
+  }, false);
 }

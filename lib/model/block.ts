@@ -109,15 +109,22 @@ export function blockForward(c: ModelConfig, block: Block, i: number, x: Tensor,
   if (block.qNorm) q = headNorm(c, q, block.qNorm);
   if (block.kNorm) k = headNorm(c, k, block.kNorm);
   if (table && c.layers[i]!.rope) {
-    q = rope(q, positions, table, heads, headDim);
-    k = rope(k, positions, table, kvHeads, headDim);
+    q = spend(q, (t) => rope(t, positions, table, heads, headDim));
+    k = spend(k, (t) => rope(t, positions, table, kvHeads, headDim));
   }
-  const h = add(x, applyLinear(block.o, pass.attend(i, q, k, v), context));
+  const h = spend(applyLinear(block.o, pass.attend(i, q, k, v), context), (t) => add(x, t));
   const m = applyNorm(c, h, block.postNorm);
   const branches = block.mlp.map((f) => () => feedForward(c, f, m, context));
-  if (!block.router) return add(h, branches[0]!());
+  if (!block.router) return spend(branches[0]!(), (t) => add(h, t));
   const scores = applyLinear(block.router, m, context); // (rows, experts)
   return add(h, mixture(pass.balance?.apply(i, scores) ?? scores, c.num_experts_per_tok, branches));
+}
+
+/** `use(t)`, after which t's bytes are free: for results that no backward reads, its own included. */
+function spend(t: Tensor, use: (t: Tensor) => Tensor): Tensor {
+  const y = use(t);
+  t.dispose();
+  return y;
 }
 
 function feedForward(c: ModelConfig, f: FeedForward, x: Tensor, context: ForwardContext): Tensor {

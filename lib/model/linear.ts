@@ -49,11 +49,12 @@ export function baseLinear(layer: LinearLayer, x: Tensor): Tensor {
     baseForward(weight, x, bias),
     [x, bias],
     (dy) => [x.requiresGrad ? baseBackward(weight, dy) : undefined, biasGradient(bias, dy)],
+    false,
   );
 }
 
-/** Elements of weight decoded at a time: 64 MiB of f32. */
-const SCRATCH = 16 * 2 ** 20;
+/** Elements of weight decoded at a time: 16 MiB of f32, which is also what a texture takes. */
+const SCRATCH = 4 * 2 ** 20;
 
 /** `x Wᵀ + bias`, not recorded. */
 export function baseForward(weight: Tensor | QuantizedTensor, x: Tensor, bias?: Tensor): Tensor {
@@ -72,15 +73,19 @@ function times(weight: Tensor | QuantizedTensor, x: Tensor): Tensor {
   return y;
 }
 
-/** `dy W`, not recorded. */
-export function baseBackward(weight: Tensor | QuantizedTensor, dy: Tensor): Tensor {
-  if (!(weight instanceof QuantizedTensor)) return product("nn", dy, weight);
-  const [n, k] = weight.shape;
-  const whole = n * k <= SCRATCH;
-  const dx = whole ? empty([dy.rows, k]) : zeros([dy.rows, k]);
+/** `dy W`, added to `onto` where that is given, and that again; not recorded. */
+export function baseBackward(weight: Tensor | QuantizedTensor, dy: Tensor, onto?: Tensor): Tensor {
+  const [n, k] = weight.shape as [number, number];
+  const whole = !(weight instanceof QuantizedTensor) || n * k <= SCRATCH;
+  const dx = onto ?? (whole ? empty([dy.rows, k]) : zeros([dy.rows, k]));
+  const accumulate = onto !== undefined || !whole;
+  if (!(weight instanceof QuantizedTensor)) {
+    matmulInto({ layout: "nn", x: dy, w: weight, y: dx, accumulate });
+    return dx;
+  }
   decoded(weight, (w, from, to) => {
     const part = whole ? dy : takeColumns(dy, from, to - from);
-    matmulInto({ layout: "nn", x: part, w, y: dx, accumulate: !whole });
+    matmulInto({ layout: "nn", x: part, w, y: dx, accumulate });
   });
   return dx;
 }

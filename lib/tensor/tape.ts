@@ -12,6 +12,8 @@ interface Node {
   inputs: readonly (Tensor | undefined)[];
   /** Gradients in the order of `inputs`; undefined for frozen inputs and for those added to `grad` directly. */
   backward: (dy: Tensor) => readonly (Tensor | undefined)[];
+  /** The backward does not read the output, which may go before it runs. */
+  outputSpent: boolean;
 }
 
 let tape: Node[] | undefined;
@@ -25,16 +27,18 @@ export function recording(): boolean {
  * Records an operation if any input needs a gradient and a tape is open; returns `output`.
  *
  * @param backward from the output's gradient to one gradient an input (undefined where none is needed)
+ * @param keepsOutput false where `backward` does not read `output`: its bytes are then free while it runs
  */
 export function record(
   op: string,
   output: Tensor,
   inputs: readonly (Tensor | undefined)[],
   backward: Node["backward"],
+  keepsOutput = true,
 ): Tensor {
   if (tape && inputs.some((t) => t?.requiresGrad)) {
     output.requiresGrad = true;
-    tape.push({ op, output, inputs, backward });
+    tape.push({ op, output, inputs, backward, outputSpent: !keepsOutput });
   }
   return output;
 }
@@ -60,12 +64,14 @@ export function noGrad<T>(work: () => T): T {
  * @param forward returns the tensor to differentiate
  * @param dy its gradient; default: the result is a scalar and its gradient 1 is built in by the operation
  * @param inputs tensors whose gradients are returned
+ * @param keepOutput false where `dy` is given and the result itself is of no use: it is disposed on the way
  * @returns the gradients of `inputs`
  */
 export function differentiate(
   forward: () => Tensor,
   dy: Tensor | undefined,
   inputs: readonly Tensor[] = [],
+  keepOutput = true,
 ): { output: Tensor; gradients: (Tensor | undefined)[] } {
   const outer = tape;
   const nodes: Node[] = tape = [];
@@ -82,12 +88,14 @@ export function differentiate(
       const node = nodes[i]!;
       const gradient = gradients.get(node.output);
       gradients.delete(node.output);
+      const goes = !(node.output === output && keepOutput) && !inputs.includes(node.output);
+      if (goes && node.outputSpent) node.output.dispose();
       if (gradient || (!dy && node.output === output)) {
         const results = scope(() => [...node.backward(gradient ?? node.output)]);
         node.inputs.forEach((input, k) => accumulate(input, results[k], gradients));
         gradient?.dispose();
       }
-      if (node.output !== output && !inputs.includes(node.output)) node.output.dispose();
+      if (goes) node.output.dispose();
     }
   });
   return { output, gradients: inputs.map((t) => gradients.get(t)) };
@@ -134,8 +142,9 @@ export function checkpoint(work: (...inputs: Tensor[]) => Tensor, inputs: readon
         copy.requiresGrad = t.requiresGrad;
         return copy;
       });
-      return differentiate(() => work(...again), dy, again).gradients;
+      return differentiate(() => work(...again), dy, again, false).gradients;
     },
+    outputSpent: true,
   });
   return output;
 }

@@ -8,8 +8,8 @@ import * as pointwise from "../../lib/tensor/ops/pointwise.ts";
 import { mean, rowSum, sum } from "../../lib/tensor/ops/reduce.ts";
 import { rmsNorm } from "../../lib/tensor/ops/rms_norm.ts";
 import { rope, ropeTable } from "../../lib/tensor/ops/rope.ts";
-import { checkpoint, differentiate } from "../../lib/tensor/tape.ts";
-import { scope, type Tensor, tensor } from "../../lib/tensor/tensor.ts";
+import { checkpoint, differentiate, record } from "../../lib/tensor/tape.ts";
+import { keep, scope, type Tensor, tensor } from "../../lib/tensor/tensor.ts";
 import { assertClose, checkGradients, EPS, gpuTest, randoms } from "../gpu_helper.ts";
 
 // A sum of n products of numbers in ±1 errs by at most about n roundings of n; exp, tanh and division add a few
@@ -356,4 +356,27 @@ gpuTest("the check of gradients can fail: a wrong derivative is caught", async (
     ),
     /wrong: /,
   );
+});
+
+gpuTest("an output that its backward does not read is gone before the backward runs; others stay", () => {
+  for (const keeps of [true, false]) {
+    const x = keep(tensor([1, 2], [2]));
+    x.requiresGrad = true;
+    let seen: boolean | undefined;
+    scope(() => {
+      differentiate(
+        () => {
+          const y = record("probe", pointwise.copy(x), [x], (dy) => {
+            seen = y.disposed;
+            return [dy.view(dy.shape)];
+          }, keeps);
+          return sum(y);
+        },
+        undefined,
+        [x],
+      );
+    });
+    assert.equal(seen, !keeps);
+    x.dispose();
+  }
 });

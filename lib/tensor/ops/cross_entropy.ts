@@ -63,7 +63,11 @@ export function linearCrossEntropy(x: Tensor, w: Tensor, labels: Int32Array): He
   });
 
   const total = columnSum(stats).view([1, 2]);
-  record("linearCrossEntropy", total, [kept, w], () => [dx?.view(dx.shape), dw === w.grad ? undefined : dw]);
+  record("linearCrossEntropy", total, [kept, w], () => {
+    const gradient = dx?.view(dx.shape);
+    dx?.dispose(); // the walk comes here once
+    return [gradient, dw === w.grad ? undefined : dw];
+  });
   return { stats: total, count: index.length };
 }
 
@@ -98,14 +102,17 @@ export function headChunks(
 ): void {
   // multiples of 64 rows start on a multiple of 256 bytes, as bindings must
   const rows = Math.max(64, Math.floor(Math.min(CHUNK_BYTES, gpu().maxBinding) / (4 * w.rows) / 64) * 64);
+  // one buffer for all of them, the last and shorter one too, so that the pool keeps no second size
+  const room = empty([Math.min(rows, Math.ceil(x.rows / 64) * 64), w.rows], "f32", "scratch");
   for (let first = 0; first < x.rows; first += rows) {
     scope(() => {
       const last = Math.min(x.rows, first + rows);
-      const logits = empty([last - first, w.rows], "f32", "scratch");
+      const logits = rowsOf(room, 0, last - first);
       matmulInto({ layout: "nt", x: rowsOf(x, first, last), w, y: logits });
       use(logits, first, last);
     });
   }
+  room.dispose();
 }
 
 /** Rows `[first, last)` over the same bytes. */

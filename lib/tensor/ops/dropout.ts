@@ -23,18 +23,31 @@ export function dropout(x: Tensor, rate: number, seed: number): Tensor {
 /** {@link dropout} without recording: also its own gradient. With `base`, of x's shape: `base + dropout(x)`. */
 export function dropoutOnly(x: Tensor, rate: number, seed: number, base?: Tensor): Tensor {
   const y = empty(x.shape);
-  const n = Math.ceil(x.size / 4); // buffers end on a multiple of 256 bytes, so the last vec4 may be read whole
+  launch(base ? "add" : "main", y, rate, seed, base ? { x, base } : { x });
+  return y;
+}
+
+/** {@link dropoutOnly} that overwrites `y`. */
+export function dropoutInto(y: Tensor, rate: number, seed: number): void {
+  launch("in_place", y, rate, seed, {});
+}
+
+function launch(
+  entry: "main" | "add" | "in_place",
+  y: Tensor,
+  rate: number,
+  seed: number,
+  read: Record<string, Tensor>,
+): void {
+  const n = Math.ceil(y.size / 4); // buffers end on a multiple of 256 bytes, so the last vec4 may be read whole
   const { groups, row } = grid1d(Math.ceil(n / 64), 64);
   const threshold = Math.min(0xffffffff, Math.round(rate * 2 ** 32));
   gpu().kernels.launch(kernel, {
-    entry: base ? "add" : "main",
+    entry,
     params: { n, row, seed: seed >>> 0, threshold, scale: 1 / (1 - rate) },
-    bind: {
-      x: { ...x.range, bytes: 16 * n },
-      y: { ...y.range, bytes: 16 * n },
-      ...(base ? { base: { ...base.range, bytes: 16 * n } } : {}),
-    },
+    bind: Object.fromEntries(
+      Object.entries({ ...read, y }).map(([name, t]) => [name, { ...t.range, bytes: 16 * n }]),
+    ),
     groups,
   });
-  return y;
 }

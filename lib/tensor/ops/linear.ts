@@ -43,7 +43,7 @@ export function linear(x: Tensor, w: Tensor, bias?: Tensor): Tensor {
       return [dx, undefined, db];
     }
     return [dx, product("tn", dy, x), db];
-  });
+  }, false);
 }
 
 /** `y += bias` in every row, in place where there is one, and `y` again; not recorded. */

@@ -106,7 +106,7 @@ export function add(a: Tensor, b: Tensor): Tensor {
   return record("add", binary("add", a, b), [a, b], (dy) => [
     a.requiresGrad ? dy.view(a.shape) : undefined,
     b.requiresGrad ? sumTo(dy, b.shape) : undefined,
-  ]);
+  ], false);
 }
 
 /** `a - b`; `b` may be broadcast. */
@@ -145,7 +145,8 @@ export function activation(act: Activation, a: Tensor): Tensor {
 
 /**
  * `act(a) * b`, the gated unit of SwiGLU (`silu`) and GeGLU (`gelu_pytorch_tanh` in Gemma) in one pass (Shazeer 2020,
- * arXiv 2002.05202, eq. 5 and 6).
+ * arXiv 2002.05202, eq. 5 and 6). The backward writes the gradients over `a` and `b`, which are the largest tensors of
+ * a block: no operation recorded before this one may read them in its own backward.
  */
 export function gated(act: Activation, a: Tensor, b: Tensor): Tensor {
   if (a.size !== b.size) throw shapeError("gated", `[${a.shape}] and [${b.shape}]`);
@@ -153,10 +154,9 @@ export function gated(act: Activation, a: Tensor, b: Tensor): Tensor {
   const y = empty(a.shape);
   run("gated", consts, { a, b, y });
   return record("gated", y, [a, b], (dy) => {
-    const da = empty(a.shape), db = empty(b.shape);
-    run("gated_backward", consts, { a, b, dy, y: da, db });
-    return [da, db];
-  });
+    run("gated_backward", consts, { dy, y: a, db: b });
+    return [a.view(a.shape), b.view(b.shape)];
+  }, false);
 }
 
 function unary(op: keyof typeof UNARY, a: Tensor, alpha = 1): Tensor {

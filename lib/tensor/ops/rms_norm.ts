@@ -44,5 +44,5 @@ export function rmsNorm(x: Tensor, w: Tensor, eps: number, plus = 0): Tensor {
     const slices = empty([Math.ceil(rows / slice), columns]);
     launch("backward_w", { x, r, dy, dw: slices }, [Math.ceil(columns / width / 64), slices.rows]);
     return [dx, columnSum(slices)];
-  });
+  }, false);
 }

@@ -136,5 +136,5 @@ export function rope(x: Tensor, positions: Tensor, table: Tensor, heads: number,
     });
     return to;
   };
-  return record("rope", rotate(x, 1), [x], (dy) => [rotate(dy, -1)]);
+  return record("rope", rotate(x, 1), [x], (dy) => [rotate(dy, -1)], false);
 }
