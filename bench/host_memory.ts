@@ -34,6 +34,7 @@ try {
   });
   await gpu().stream.fence();
   const seconds = (performance.now() - started) / 1000;
+  const after = anonymousBytes();
   const most = host.stop(), { heldPeakBytes } = gpu().pool.report();
   const over = most - before - heldPeakBytes;
   console.log([
@@ -44,6 +45,7 @@ try {
     "| --- | ---: |",
     `| before loading | ${mib(before)} |`,
     `| most while loading | ${mib(most)} |`,
+    `| when it is loaded | ${mib(after)} |`,
     `| of them the device's, where it is a software adapter | ${mib(heldPeakBytes)} |`,
     `| **loading's own** | ${mib(over)} |`,
   ].join("\n"));

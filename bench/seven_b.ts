@@ -1,6 +1,6 @@
 /**
  * A real step of the 7B recipe at 1 x 128 tokens with generated weights, quantized tensor by tensor as they are made:
- * plan against device by kind, and the host's memory, as a Markdown table. It takes the better part of an hour on two
+ * plan against device by kind, and the host's memory, as a Markdown table. It takes a quarter of an hour on two
  * cores. Run with `deno run -A bench/seven_b.ts [--layers=N] [--key=value ...]`; fewer layers have the same shapes.
  * @module
  */

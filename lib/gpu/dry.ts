@@ -60,6 +60,7 @@ export async function rehearse(
       },
       forget: none,
       compiled: () => 0,
+      bindGroups: () => 0,
     },
     check: none,
     close: none,

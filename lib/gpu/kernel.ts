@@ -71,6 +71,8 @@ export interface KernelRunner {
   forget(id: number): void;
   /** Compiled variants. */
   compiled(): number;
+  /** Bind groups made so far; a launch whose buffers were bound together before makes none. */
+  bindGroups(): number;
 }
 
 /** @param debug prints every launch (`NIBBLE_DEBUG=kernels`) */
@@ -79,6 +81,7 @@ export function createRunner(device: GPUDevice, stream: CommandStream, debug: bo
   const groups = new Map<string, GPUBindGroup>();
   const keysOfBuffer = new Map<number, Set<string>>();
   const limits = device.limits;
+  let groupsMade = 0;
 
   function compile(kernel: Kernel, options: LaunchOptions, key: string): Variant {
     const entry = options.entry ?? "main";
@@ -160,6 +163,7 @@ export function createRunner(device: GPUDevice, stream: CommandStream, debug: bo
     }
     const group = device.createBindGroup({ label: kernel.name, layout: variant.layout, entries });
     groups.set(key, group);
+    groupsMade++;
     return group;
   }
 
@@ -217,6 +221,7 @@ export function createRunner(device: GPUDevice, stream: CommandStream, debug: bo
       keysOfBuffer.delete(id);
     },
     compiled: () => variants.size,
+    bindGroups: () => groupsMade,
   };
 }
 

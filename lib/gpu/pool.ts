@@ -86,6 +86,13 @@ export interface BufferPool {
 const ALIGN = 256;
 
 /**
+ * What is idle may take the whole to 1.25 times the most that was ever live, or 64 MiB beyond it: batches of one shape
+ * come back to the same buffers and stay far below, batches of ever new lengths would pile up theirs.
+ */
+const IDLE_SHARE = 0.25;
+const IDLE_BYTES = 64 * 2 ** 20;
+
+/**
  * @param device the device
  * @param budget bytes that live and idle buffers and textures may take together
  * @param beforeDestroy called before any are destroyed, so that encoded work is submitted first
@@ -104,20 +111,22 @@ export function createPool(
   let liveBytes = 0, idleBytes = 0, peakBytes = 0, heldPeakBytes = 0, created = 0, nextId = 1;
   let generation = 0;
 
-  function destroyIdle(before: number): void {
-    if (idleBytes === 0) return;
-    let flushed = false;
+  /** Destroys what lies idle since before that generation, the oldest first, until no more than `most` bytes are idle. */
+  function destroyIdle(before: number, most = 0): void {
+    if (idleBytes <= most) return;
+    const old = [...idle.values()].flat().filter(({ since }) => since < before);
+    if (old.length === 0) return;
+    beforeDestroy();
+    const gone = new Set<GpuBuffer | GpuTexture>();
+    for (const { lent } of old.sort((a, b) => a.since - b.since)) {
+      if (idleBytes <= most) break;
+      onDestroy(lent.id);
+      lent.raw.destroy();
+      idleBytes -= lent.size;
+      gone.add(lent);
+    }
     for (const [key, list] of idle) {
-      const stay = list.filter(({ since }) => since >= before);
-      if (stay.length === list.length) continue;
-      if (!flushed) beforeDestroy();
-      flushed = true;
-      for (const { lent, since } of list) {
-        if (since >= before) continue;
-        onDestroy(lent.id);
-        lent.raw.destroy();
-        idleBytes -= lent.size;
-      }
+      const stay = list.filter(({ lent }) => !gone.has(lent));
       if (stay.length > 0) idle.set(key, stay);
       else idle.delete(key);
     }
@@ -137,6 +146,11 @@ export function createPool(
       made = { ...made, kind, references: 1 };
     } else {
       if (liveBytes + idleBytes + size > budget) trim();
+      const wanted = liveBytes + size, most = Math.max(wanted, peakBytes);
+      // all of the room at once: each time costs a submit
+      if (wanted + idleBytes > most + Math.max(IDLE_SHARE * most, IDLE_BYTES)) {
+        destroyIdle(Infinity, most - wanted);
+      }
       if (liveBytes + size > budget) {
         throw new NibbleError("gpu/budget", `Out of device memory: ${mib(size)} more for ${kind}`, {
           where: `in use ${mib(liveBytes)} of a budget of ${mib(budget)}: ` +

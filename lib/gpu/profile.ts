@@ -12,11 +12,19 @@ export interface KernelTime {
   milliseconds: number;
 }
 
+/** Launches of one query set: the most that WebGPU allows it. */
 const CAPACITY = 2048;
 
+interface Timed {
+  querySet: GPUQuerySet;
+  labels: string[];
+}
+
 /**
- * Runs `work` with every launch timed and returns the time by kernel, the slowest first. Launches beyond
- * 2,048 a call are not timed; the last row says how many.
+ * Runs `work` with every launch timed and returns the time by kernel, the slowest first. Each launch runs in a pass of
+ * its own, so the whole takes longer than without; copies are not timed.
+ *
+ * @throws NibbleError `gpu/no-timestamps` where the adapter has no timestamp queries
  */
 export async function profile(gpu: Gpu, work: () => Promise<void> | void): Promise<KernelTime[]> {
   if (!gpu.features.timestamps) {
@@ -25,51 +33,56 @@ export async function profile(gpu: Gpu, work: () => Promise<void> | void): Promi
     });
   }
   const { device, stream } = gpu;
-  const querySet = device.createQuerySet({ type: "timestamp", count: 2 * CAPACITY });
-  const resolved = gpu.pool.acquire(16 * CAPACITY, "scratch");
-  // queries resolve only into a buffer made for it
-  const target = device.createBuffer({
-    size: 16 * CAPACITY,
-    usage: GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC,
-  });
-  const labels: string[] = [];
-  let missed = 0;
+  const timed: Timed[] = [];
   stream.flush();
   stream.timing = {
     slot(label) {
-      if (labels.length === CAPACITY) {
-        missed++;
-        return undefined;
+      if ((timed.at(-1)?.labels.length ?? CAPACITY) === CAPACITY) {
+        timed.push({
+          querySet: device.createQuerySet({ type: "timestamp", count: 2 * CAPACITY }),
+          labels: [],
+        });
       }
+      const { querySet, labels } = timed.at(-1)!;
       const i = labels.push(label) - 1;
       return { querySet, beginningOfPassWriteIndex: 2 * i, endOfPassWriteIndex: 2 * i + 1 };
     },
   };
+  const sums = new Map<string, KernelTime>();
   try {
     await work();
   } finally {
     stream.timing = undefined;
+    stream.flush();
   }
-  stream.flush();
-  const sums = new Map<string, KernelTime>();
-  if (labels.length > 0) {
-    const encoder = device.createCommandEncoder();
-    encoder.resolveQuerySet(querySet, 0, 2 * labels.length, target, 0);
-    encoder.copyBufferToBuffer(target, 0, resolved.raw, 0, 16 * labels.length);
-    device.queue.submit([encoder.finish()]);
-    const [bytes] = await stream.read([{ buffer: resolved, offset: 0, bytes: 16 * labels.length }]);
-    const times = new BigUint64Array(bytes!);
+  for (const { querySet, labels } of timed) {
+    const times = await resolveTimes(gpu, querySet, labels.length);
     labels.forEach((label, i) => {
       const row = sums.get(label) ?? { label, launches: 0, milliseconds: 0 };
       row.launches++;
       row.milliseconds += Number(times[2 * i + 1]! - times[2 * i]!) / 1e6;
       sums.set(label, row);
     });
+    querySet.destroy();
   }
-  gpu.pool.release(resolved);
+  return [...sums.values()].sort((a, b) => b.milliseconds - a.milliseconds);
+}
+
+/** Nanoseconds of the first `launches` pairs of a query set. */
+async function resolveTimes(gpu: Gpu, querySet: GPUQuerySet, launches: number): Promise<BigUint64Array> {
+  const bytes = 16 * launches;
+  const result = gpu.pool.acquire(bytes, "scratch");
+  // queries resolve only into a buffer made for it
+  const target = gpu.device.createBuffer({
+    size: bytes,
+    usage: GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC,
+  });
+  const encoder = gpu.device.createCommandEncoder();
+  encoder.resolveQuerySet(querySet, 0, 2 * launches, target, 0);
+  encoder.copyBufferToBuffer(target, 0, result.raw, 0, bytes);
+  gpu.device.queue.submit([encoder.finish()]);
+  const [read] = await gpu.stream.read([{ buffer: result, offset: 0, bytes }]);
+  gpu.pool.release(result);
   target.destroy();
-  querySet.destroy();
-  const rows = [...sums.values()].sort((a, b) => b.milliseconds - a.milliseconds);
-  if (missed > 0) rows.push({ label: "(not timed)", launches: missed, milliseconds: 0 });
-  return rows;
+  return new BigUint64Array(read!);
 }

@@ -4,7 +4,7 @@
  */
 import { NibbleError } from "../errors.ts";
 import type { TensorSource } from "../formats/mod.ts";
-import { mib } from "../gpu/mod.ts";
+import { gpu, mib } from "../gpu/mod.ts";
 import {
   createQuantized,
   finishQuantized,
@@ -49,7 +49,7 @@ export interface BuildOptions {
 }
 
 /** Host bytes of weights in flight: what loading needs above the file's own mapping. */
-const CHUNK_ELEMENTS = 4 * 2 ** 20;
+const CHUNK_ELEMENTS = 2 ** 20;
 
 /**
  * Puts a model on the device from named tensors. Each tensor is read in chunks of 16 MiB, checked for NaN, and
@@ -132,6 +132,8 @@ export function buildModel(
         dense.set(name, t);
       }
     }
+    // what is written is held on the host until it is submitted
+    if (!options.rehearsal) gpu().stream.flush();
   };
   try {
     shapes.forEach(loadOne);

@@ -159,3 +159,28 @@ Deno.test("what lies idle for three steps is destroyed, what each step uses is k
   assert.equal(pool.report().created, 2);
   assert.equal(pool.report().heldPeakBytes, 16 * 256);
 });
+
+Deno.test("sizes that never come back do not pile up, those that do are kept", () => {
+  const MIB = 2 ** 20;
+  const run = (sizes: (step: number) => number[]) => {
+    const { pool } = counted();
+    let settled = 0;
+    for (let step = 0; step < 40; step++) {
+      if (step === 3) settled = pool.report().created;
+      const lent = sizes(step).flatMap((size) =>
+        Array.from({ length: 40 }, () => pool.acquire(size, "activation"))
+      );
+      lent.forEach(pool.release);
+      pool.age(16);
+    }
+    const { peakBytes, heldPeakBytes, created } = pool.report();
+    return { peakBytes, excess: heldPeakBytes - peakBytes, later: created - settled };
+  };
+  const changing = run((step) => [MIB - 256 * step, MIB - 256 * step - 128 * 256]);
+  assert.ok(
+    changing.excess <= Math.max(0.25 * changing.peakBytes, 64 * MIB),
+    `${changing.excess} bytes idle`,
+  );
+  assert.ok(changing.later > 1000, "each step makes buffers of its own");
+  assert.equal(run(() => [MIB, MIB / 2]).later, 0);
+});

@@ -1,6 +1,6 @@
 /**
  * Matrix products at the shapes of SmolLM2-135M: GFLOP/s of the naive kernel and of the chosen one.
- * Run with `deno run -A bench/matmul_bench.ts [rows...]`.
+ * Run with `deno run -A bench/matmul.ts [rows...]`.
  * @module
  */
 import { gpu, openGpu } from "../lib/gpu/mod.ts";

@@ -1,6 +1,6 @@
 /**
  * A step of every optimizer: milliseconds, as a ratio to adamw_torch, and bytes of state a parameter.
- * Run with `deno run -A bench/optimizer_bench.ts [millions of parameters] [MiB of a slot ...]`.
+ * Run with `deno run -A bench/optimizer.ts [millions of parameters] [MiB of a slot ...]`.
  * @module
  */
 import { gpu, openGpu } from "../lib/gpu/mod.ts";
