@@ -50,7 +50,7 @@ function counted() {
     ...gpu().stream.counters(),
     created,
     liveBytes,
-    heldBytes,
+    idleBytes,
     bindGroups: gpu().kernels.bindGroups(),
   };
 }
