@@ -4,7 +4,7 @@
  * @module
  */
 import { dirname } from "@std/path";
-import { contentHashOf, openModel, readAdapter, type TensorSource } from "./formats/mod.ts";
+import { contentHashOf, makeOutputFolder, openModel, readAdapter, type TensorSource } from "./formats/mod.ts";
 import { type Gpu, type GpuOptions, openGpu } from "./gpu/mod.ts";
 import { fetchModel } from "./hub/mod.ts";
 import { type ModelChain, openChain, resolveModel } from "./lora/chain.ts";
@@ -40,7 +40,16 @@ import type { TrainSettings } from "./train/settings.ts";
  * Opens the adapter's device, which everything computes on. Calling it again returns the open one, unless options are
  * given.
  *
+ * Functions that need a device open it themselves, except `tensor` and what works on tensors alone.
+ *
+ * @returns the device: its name, features and limits, and `close()`
  * @throws NibbleError `gpu/no-adapter` where WebGPU finds no adapter
+ * @example
+ * ```ts
+ * import { device } from "./api.ts";
+ * const gpu = await device();
+ * if (gpu !== await device()) throw new Error("there is one device");
+ * ```
  */
 export async function device(options?: GpuOptions): Promise<Gpu> {
   return presented(await openGpu(options), presentGpu);
@@ -66,7 +75,15 @@ export interface LoadModelOptions {
  * @param path a folder in Hugging Face layout, a `.gguf` file, or a Hub id such as `org/name`; an adapter's folder or
  *   id gives its base with the adapter merged in. A checkpoint that bitsandbytes, or `deno task quantize`, put into 4
  *   bits is taken as it is, whatever `quantization` says
+ * @returns the model, in device memory until its `dispose()`; it shows itself in a notebook
  * @throws NibbleError for a model that cannot be found, read, or is of another architecture; each names the file
+ * @example
+ * ```ts
+ * import { loadModel } from "./api.ts";
+ * const model = await loadModel("assets/models/tiny", { quantization: "nf4" });
+ * if (model.summary.quantizedLayers !== 35) throw new Error("5 blocks of 7 linear layers");
+ * model.dispose();
+ * ```
  */
 export async function loadModel(path: string, options: LoadModelOptions = {}): Promise<Model> {
   await openGpu();
@@ -100,6 +117,14 @@ const origins = new WeakMap<Model, Origin>();
  * The tokenizer of a model, with its chat template.
  *
  * @param path as for {@link loadModel}, or the output folder of a run
+ * @throws NibbleError for files that cannot be found or read; `text/no-tokenizer`, `text/bad-tokenizer`
+ * @example
+ * ```ts
+ * import { loadTokenizer } from "./api.ts";
+ * const tokenizer = await loadTokenizer("assets/models/tiny");
+ * const ids = tokenizer.encode("What light?");
+ * if (tokenizer.decode(ids) !== "What light?") throw new Error("there and back");
+ * ```
  */
 export async function loadTokenizer(path: string, options: { revision?: string } = {}): Promise<Tokenizer> {
   const folder = await fetchModel(path, options);
@@ -143,9 +168,21 @@ export interface LoraOptions extends Partial<LoraConfig> {
 }
 
 /**
- * Puts a fresh trainable adapter on a model: A random, B zero, so the model still answers as before.
+ * Puts a fresh trainable adapter on a model: A `[r, in]` random, B `[out, r]` zero, so the model still answers as
+ * before. The layer then computes `W x + s B A x` (Hu et al. 2021, arXiv 2106.09685, section 4.1) with
+ * `s = lora_alpha / r`, or `lora_alpha / sqrt(r)` with `use_rslora`.
  *
- * @throws NibbleError `lora/no-target` when `target_modules` matches nothing
+ * @param options defaults: `r` and `lora_alpha` 8, no dropout, the family's usual `target_modules`
+ * @throws NibbleError `lora/no-target` when `target_modules` matches nothing, `lora/pattern`, `lora/init`
+ * @example
+ * ```ts
+ * import { addLora, loadModel } from "./api.ts";
+ * const model = await loadModel("assets/models/tiny", { quantization: "nf4" });
+ * const adapter = addLora(model, { r: 4, target_modules: ["q_proj", "v_proj"] });
+ * if (adapter.layers.size !== 10) throw new Error("two in each of five blocks");
+ * adapter.dispose();
+ * model.dispose();
+ * ```
  */
 export function addLora(model: Model, options: LoraOptions = {}): LoraAdapter {
   const { seed = 42, ...given } = options;
@@ -204,7 +241,12 @@ export interface SaveOptions {
   base?: string;
 }
 
-/** Writes an adapter as PEFT's folder: adapter_model.safetensors and adapter_config.json. */
+/**
+ * Writes an adapter as PEFT's folder: adapter_model.safetensors and adapter_config.json.
+ *
+ * @param folder created where it is not there; its files of those names are replaced
+ * @throws NibbleError `formats/cannot-write`
+ */
 export async function saveAdapter(
   adapter: LoraAdapter,
   folder: string,
@@ -212,7 +254,7 @@ export async function saveAdapter(
 ): Promise<void> {
   const { model } = adapter;
   const origin = origins.get(model);
-  Deno.mkdirSync(folder, { recursive: true });
+  makeOutputFolder(folder);
   await peft.saveAdapter(adapter, folder, {
     base: options.base ?? origin?.chain.base ?? model.path,
     revision: origin?.chain.revision,
@@ -238,8 +280,24 @@ function provenanceOf({ chain, quantization }: Origin): { base_hash: string; bas
 /**
  * Puts an adapter from PEFT's folder on a model.
  *
+ * @param folder a local folder: nibble's output, or a download
  * @param options `is_trainable`: with gradients, to train on; default false, as in PEFT
- * @throws NibbleError `lora/base-mismatch` when it was trained on another base, `lora/shape`, `lora/unsupported`
+ * @throws NibbleError `formats/missing-file` where it is no adapter's folder, `lora/base-mismatch` when it was trained
+ *   on another base, `lora/shape`, `lora/unsupported`
+ * @example
+ * ```ts
+ * import { addLora, loadAdapter, loadModel, saveAdapter } from "./api.ts";
+ * const model = await loadModel("assets/models/tiny"), folder = await Deno.makeTempDir();
+ * const fresh = addLora(model, { r: 4 });
+ * await saveAdapter(fresh, folder);
+ * fresh.dispose();
+ * const again = loadAdapter(model, folder);
+ * if (again.config.r !== 4) throw new Error("the rank is in the folder");
+ * again.enabled = false; // the base alone
+ * again.dispose();
+ * model.dispose();
+ * await Deno.remove(folder, { recursive: true });
+ * ```
  */
 export function loadAdapter(
   model: Model,
@@ -266,9 +324,12 @@ export function loadAdapter(
 }
 
 /**
- * Writes the model with the adapter merged in as a plain Hugging Face folder that needs no adapter.
+ * Writes the model with the adapter merged in as a plain Hugging Face folder that needs no adapter: each adapted
+ * weight becomes `W + s B A`, where W is `dequantize(W)` if the base is in 4 bits.
  *
  * @param adapter undefined writes the base alone
+ * @param options `dtype` of what is written, default bfloat16; `tokenizer` is written beside the weights
+ * @throws NibbleError `formats/cannot-write`
  */
 export async function mergeAdapter(
   model: Model,
@@ -289,7 +350,9 @@ export interface GenerateTextOptions extends GenerateOptions {
 
 /** What {@link generate} returns. */
 export interface GeneratedText extends Generation {
+  /** The new text, without prompt and stop token. */
   text: string;
+  /** Tokens of the prompt, the chat template's included. */
   promptTokens: number;
 }
 
@@ -297,7 +360,17 @@ export interface GeneratedText extends Generation {
  * Continues a text, or answers a conversation through the model's chat template.
  *
  * @param prompt text to continue, or messages that end with the user's
- * @throws NibbleError `model/too-long` when the prompt exceeds the positions that the model was loaded for
+ * @returns the new text and its tokens, why it ended, and the seconds for prompt and text
+ * @throws NibbleError `model/too-long` when the prompt exceeds the positions that the model was loaded for,
+ *   `model/empty-prompt`
+ * @example
+ * ```ts
+ * import { generate, loadModel, loadTokenizer } from "./api.ts";
+ * const [model, tokenizer] = [await loadModel("assets/models/tiny"), await loadTokenizer("assets/models/tiny")];
+ * const { ids, text } = await generate(model, tokenizer, "ROMEO:\nBut soft,", { max_new_tokens: 4 });
+ * if (ids.length > 4 || text === "") throw new Error("up to four tokens, as text");
+ * model.dispose();
+ * ```
  */
 export async function generate(
   model: Model,
@@ -329,7 +402,14 @@ export async function generate(
  * Reads a recipe file; what it does not give has its default.
  *
  * @param overrides words of a command line, such as `--max_steps=10`, which win over the file
+ * @returns settings, where each comes from, and notes for the user
  * @throws NibbleError naming file and line: a missing file, an unknown key with its nearest name, a wrong value
+ * @example
+ * ```ts
+ * import { readRecipe } from "./api.ts";
+ * const { settings } = readRecipe("recipes/quickstart/config.yaml", ["--max_steps=10"]);
+ * if (settings.max_steps !== 10 || !settings.load_in_4bit) throw new Error("the words win, the rest is the file's");
+ * ```
  */
 export function readRecipe(path: string, overrides: readonly string[] = []): Recipe {
   return presented(readRecipeFile(path, overrides), presentRecipe);
@@ -361,7 +441,15 @@ function settled(
  * Trains by a recipe: full fine-tuning, LoRA or QLoRA, to a folder with the adapter or model, its card and its logs.
  *
  * @param recipe from `readRecipe`, or an object with a recipe's keys
+ * @param options `signal` ends the run after the step in progress, and saves; the same call then goes on from there
+ * @returns folder, steps, logs, the evaluations before and after, samples, seconds and bytes
  * @throws NibbleError for anything in settings, files, data or device that stands in the way
+ * @example
+ * ```ts ignore
+ * import { readRecipe, train } from "./api.ts";
+ * const { after, output_dir } = await train(readRecipe("recipes/quickstart/config.yaml", ["--max_steps=10"]));
+ * console.log(after?.eval_loss, output_dir);
+ * ```
  */
 export async function train(recipe: RecipeLike, options: TrainOptions = {}): Promise<TrainResult> {
   const { settings, recipeText, base } = settled(recipe);
@@ -369,9 +457,15 @@ export async function train(recipe: RecipeLike, options: TrainOptions = {}): Pro
 }
 
 /**
- * The device memory that a run will take, by kind, without loading a weight.
+ * The device memory that a run will take, by kind and in bytes, without loading a weight.
  *
- * @throws NibbleError `gpu/budget` when the run cannot fit
+ * @throws NibbleError as {@link train} for files and data; `gpu/budget` when the run cannot fit
+ * @example
+ * ```ts
+ * import { planMemory, readRecipe } from "./api.ts";
+ * const plan = await planMemory(readRecipe("recipes/quickstart/config.yaml"));
+ * if (plan.memory.atPeak.base > 2e6) throw new Error("1.2 million weights, most of them in 4 bits");
+ * ```
  */
 export async function planMemory(recipe: RecipeLike, options: PlanRecipeOptions = {}): Promise<RecipePlan> {
   const { settings, base } = settled(recipe);

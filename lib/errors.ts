@@ -34,6 +34,7 @@ export class NibbleError extends Error {
   /** What to do. */
   readonly remedy: string | undefined;
 
+  /** Its message has what, where and remedy, a line each. */
   constructor(code: string, what: string, options: NibbleErrorOptions = {}) {
     const lines = [what];
     if (options.where) lines.push(`  where: ${options.where}`);

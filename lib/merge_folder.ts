@@ -8,6 +8,7 @@ import { NibbleError } from "./errors.ts";
 import {
   type AdapterConfig,
   isFile,
+  makeOutputFolder,
   type ModelFiles,
   openModel,
   readAdapter,
@@ -104,7 +105,7 @@ export async function mergeFolder(options: MergeFolderOptions): Promise<MergeFol
     const tokenizer = await loadTokenizer(isFile(join(folder, "tokenizer.json")) ? folder : name);
     const ids = check === false ? undefined : tokenizer.encode(check);
     const before = ids && await probe(model, ids);
-    Deno.mkdirSync(output, { recursive: true });
+    makeOutputFolder(output);
     const how = {
       merged: mergedRecord(folder),
       ...(options.maxShardBytes ? { maxShardBytes: options.maxShardBytes } : {}),

@@ -4,7 +4,7 @@
  */
 import { join } from "@std/path";
 import { loadModel, loadTokenizer } from "./api.ts";
-import { openModel } from "./formats/mod.ts";
+import { makeOutputFolder, openModel } from "./formats/mod.ts";
 import { writeQuantizedModel } from "./lora/merge_4bit.ts";
 import { storedDtype, writeGeneration } from "./merge_folder.ts";
 import { describeLoad, type QuantizationConfig } from "./model/load.ts";
@@ -39,7 +39,7 @@ export async function quantizeFolder(options: QuantizeFolderOptions): Promise<st
   });
   try {
     options.onNote?.(describeLoad(model));
-    Deno.mkdirSync(output, { recursive: true });
+    makeOutputFolder(output);
     const files = await writeQuantizedModel(model, undefined, output, {
       dtype: options.dtype ?? storedDtype(model.path),
       ...(maxShardBytes ? { maxShardBytes } : {}),

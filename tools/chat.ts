@@ -32,17 +32,23 @@ const HELP = `Usage: deno task chat --model MODEL [options]
 
 In the conversation: /reset forgets it, /exit or Ctrl-D leaves, Ctrl-C stops an answer.`;
 
-const NUMBERS = [
-  "max_new_tokens",
-  "max_positions",
-  "temperature",
-  "top_k",
-  "top_p",
-  "min_p",
-  "repetition_penalty",
-  "seed",
-] as const;
-type Numbers = Partial<Record<typeof NUMBERS[number], number>>;
+const WHOLE = ["a whole number of 0 or more", (v: number) => Number.isInteger(v) && v >= 0] as const;
+const COUNT = ["a whole number of 1 or more", (v: number) => Number.isInteger(v) && v >= 1] as const;
+const SHARE = ["a number from 0 to 1", (v: number) => v >= 0 && v <= 1] as const;
+/** What each number may be, as a message says it, and whether one is that. */
+const LIMITS = {
+  max_new_tokens: COUNT,
+  max_positions: COUNT,
+  temperature: ["a number of 0 or more", (v: number) => Number.isFinite(v) && v >= 0],
+  top_k: WHOLE,
+  top_p: SHARE,
+  min_p: SHARE,
+  repetition_penalty: ["a number above 0", (v: number) => Number.isFinite(v) && v > 0],
+  seed: WHOLE,
+} as const;
+type NumberName = keyof typeof LIMITS;
+const NUMBERS = Object.keys(LIMITS) as NumberName[];
+type Numbers = Partial<Record<NumberName, number>>;
 
 const text = { type: "string" } as const, flag = { type: "boolean" } as const;
 
@@ -53,7 +59,7 @@ function readArguments() {
         ...{ model: text, adapter: text, prompt: text, system: text },
         ...{ load_in_4bit: flag, raw: flag, verbose: flag, help: { type: "boolean", short: "h" } },
         ...Object.fromEntries(NUMBERS.map((name) => [name, text])) as Record<
-          typeof NUMBERS[number],
+          NumberName,
           typeof text
         >,
       },
@@ -62,9 +68,9 @@ function readArguments() {
     const numbers: Numbers = {};
     for (const name of NUMBERS) {
       if (values[name] === undefined) continue;
-      const value = Number(values[name]);
-      if (!Number.isFinite(value) || value < 0 || values[name] === "") {
-        throw new Error(`--${name} is '${values[name]}', not a number of 0 or more`);
+      const value = Number(values[name]), [expected, fits] = LIMITS[name];
+      if (!fits(value) || values[name] === "") {
+        throw new Error(`--${name} is '${values[name]}', not ${expected}`);
       }
       numbers[name] = value;
     }

@@ -6,6 +6,14 @@
 import { fromFileUrl, join, resolve } from "@std/path";
 import { readNotebook, staleCells, textOf } from "./notebook_file.ts";
 
+if (Deno.args.includes("--help") || Deno.args.includes("-h")) {
+  console.log(
+    "Usage: deno task check\n\nChecks formatting, lint and types of code, examples and notebooks, and that the " +
+      "notebooks' outputs\nare those of their code. Writes nothing. Exit status 1 when a part fails.",
+  );
+  Deno.exit(0);
+}
+
 const ROOT = fromFileUrl(new URL("..", import.meta.url));
 const ROOTS = ["mod.ts", "train.ts", "lib", "tests", "tools", "bench", "compat", ".ci"];
 

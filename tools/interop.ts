@@ -113,7 +113,16 @@ async function runTopic(topic: string, python: string, folder: string): Promise<
   return total;
 }
 
+const HELP = `Usage: deno task test:interop [topic ...]
+
+Checks with Python's libraries what nibble writes, and with nibble what they write. A topic is a folder of
+tests/interop; without any, all are run. The packages are installed in an environment of their own.`;
+
 async function main(names: string[]): Promise<number> {
+  if (names.includes("--help") || names.includes("-h")) {
+    console.log(HELP);
+    return 0;
+  }
   const started = performance.now();
   const all = [...Deno.readDirSync(TOPICS)].filter((e) => e.isDirectory && !/^[._]/.test(e.name)).map((e) =>
     e.name

@@ -6,6 +6,7 @@
  */
 import { basename, dirname, join, resolve } from "@std/path";
 import { NibbleError } from "../lib/errors.ts";
+import { isFile } from "../lib/formats/mod.ts";
 import { ensureJupyter, jupyterEnv, LAB, PYTHON, registerKernel, ROOT, RUN } from "./jupyter.ts";
 import { quiet } from "./python.ts";
 import {
@@ -94,13 +95,32 @@ async function runAll(paths: string[], write: boolean): Promise<boolean> {
 }
 
 function notebooks(names: string[]): string[] {
+  const missing = names.find((name) => !isFile(name));
+  if (missing) {
+    throw new NibbleError("notebooks/missing", "There is no such notebook", {
+      where: missing,
+      remedy: "Give paths of .ipynb files, or none for all of notebooks/.",
+    });
+  }
   if (names.length > 0) return names.map((name) => resolve(name));
   const folder = join(ROOT, "notebooks");
   const found = [...Deno.readDirSync(folder)].map((entry) => entry.name);
   return found.filter((name) => name.endsWith(".ipynb")).sort().map((name) => join(folder, name));
 }
 
+const HELP = `Usage: deno task notebooks [arguments of JupyterLab]
+       deno task notebooks:run [--write] [notebook.ipynb ...]
+
+The first opens the course in JupyterLab, and installs Jupyter in .venv where there is none. The second executes the
+notebooks without a window, all of them or those named, tries their exercises, and writes HTML to .cache/notebooks.
+
+  --write   put the outputs into the notebooks too, without times`;
+
 async function main(args: string[]): Promise<number> {
+  if (args.includes("--help") || args.includes("-h")) {
+    console.log(HELP);
+    return 0;
+  }
   const flags = ["--run", "--write"];
   const [run, write] = flags.map((flag) => args.includes(flag));
   if (run) {

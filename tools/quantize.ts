@@ -5,7 +5,6 @@
 import { parseArgs } from "node:util";
 import { NibbleError } from "../lib/errors.ts";
 import { STORED_TYPES } from "../lib/lora/merge.ts";
-import type { QuantType } from "../lib/quant/mod.ts";
 import { quantizeFolder } from "../lib/quantize_folder.ts";
 import { runCommand } from "./command.ts";
 
@@ -56,11 +55,15 @@ async function main(): Promise<number> {
   if (dtype !== undefined && !Object.hasOwn(DTYPES, dtype)) {
     throw bad(`--dtype is '${dtype}', not one of ${Object.keys(DTYPES).join(", ")}`);
   }
+  const { bnb_4bit_quant_type: quantType = "nf4", bnb_4bit_blocksize: blocksize = "64" } = args;
+  if (quantType !== "nf4" && quantType !== "fp4") {
+    throw bad(`--bnb_4bit_quant_type is '${quantType}', not one of nf4, fp4`);
+  }
+  if (!/^\d+$/.test(blocksize)) throw bad(`--bnb_4bit_blocksize is '${blocksize}', not a number such as 64`);
   const files = await quantizeFolder({
     ...{ model: args.model, output: args.output, doubleQuant: args.bnb_4bit_use_double_quant ?? true },
-    // an unknown type or size is named by the quantizer
-    quantType: (args.bnb_4bit_quant_type ?? "nf4") as QuantType,
-    blocksize: Number(args.bnb_4bit_blocksize ?? 64),
+    quantType,
+    blocksize: Number(blocksize), // a wrong size is named by the quantizer
     skipModules: args.llm_int8_skip_modules?.split(",").map((name) => name.trim()) ?? [],
     dtype: dtype === undefined ? undefined : DTYPES[dtype],
     onNote: (note) => console.log(note),

@@ -15,8 +15,14 @@ default), and each key that has no effect here, with the reason. Nothing is fetc
 
 function main(): number {
   const [action, ...rest] = Deno.args;
-  const { recipePath, overrides, help } = parseTrainArguments(action === "explain" ? rest : Deno.args);
-  if (help || action !== "explain" || !recipePath) {
+  const word = action !== undefined && !action.startsWith("-");
+  if (word && action !== "explain") {
+    console.error(`error: There is no "deno task recipe ${action}"\n`);
+    console.log(HELP);
+    return 2;
+  }
+  const { recipePath, overrides, help } = parseTrainArguments(word ? rest : Deno.args);
+  if (help || !word || !recipePath) {
     console.log(HELP);
     return help ? 0 : 2;
   }

@@ -97,6 +97,24 @@ export function writeWhole(path: string, write: (put: Put) => void): void {
   }
 }
 
+/**
+ * Creates a folder for output, with those above it; nothing happens where it is there.
+ *
+ * @throws NibbleError `formats/cannot-write` where a file has that name, or it may not be created
+ */
+export function makeOutputFolder(path: string): void {
+  try {
+    Deno.mkdirSync(path, { recursive: true });
+  } catch (cause) {
+    const file = cause instanceof Deno.errors.AlreadyExists || cause instanceof Deno.errors.NotADirectory;
+    throw new NibbleError(
+      "formats/cannot-write",
+      file ? "A file stands where the output folder should be" : "The output folder cannot be created",
+      { where: path, remedy: "Name a folder that is new, or one that may be written to.", cause },
+    );
+  }
+}
+
 /** {@link writeWhole} for a text. */
 export function writeText(path: string, text: string): void {
   writeWhole(path, (put) => put(new TextEncoder().encode(text)));

@@ -37,7 +37,7 @@ export {
   isStoredDtype,
   type StoredDtype,
 } from "./dtype.ts";
-export { isFile, isObject, readTextIfThere, writeText } from "./file.ts";
+export { isFile, isObject, makeOutputFolder, readTextIfThere, writeText } from "./file.ts";
 export { type GgufSource, openGguf } from "./gguf.ts";
 export type { GgufMetadata } from "./gguf_config.ts";
 export { writeGgufAdapter, type WriteGgufAdapterOptions } from "./gguf_adapter.ts";

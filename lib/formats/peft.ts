@@ -5,7 +5,7 @@
 import { createHash } from "node:crypto";
 import { join } from "@std/path";
 import { NibbleError } from "../errors.ts";
-import { CHUNK_BYTES, openFile, readJsonIfThere, writeText } from "./file.ts";
+import { CHUNK_BYTES, makeOutputFolder, openFile, readJsonIfThere, writeText } from "./file.ts";
 import { type AdapterConfig, formatAdapterConfig, parseAdapterConfig } from "./peft_config.ts";
 import { openSafetensors, type SafetensorsSource } from "./safetensors.ts";
 import { writeSafetensors } from "./safetensors_write.ts";
@@ -120,7 +120,7 @@ export function writeAdapter(
   tensors: ReadonlyMap<string, { shape: readonly number[]; data: Float32Array }>,
 ): void {
   checkPairs(folder, tensors);
-  Deno.mkdirSync(folder, { recursive: true });
+  makeOutputFolder(folder);
   writeSafetensors(
     join(folder, ADAPTER_WEIGHTS),
     [...tensors].map(([name, { shape, data }]) => ({ name, dtype: "F32" as const, shape, data })),

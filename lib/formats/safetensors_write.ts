@@ -5,7 +5,7 @@
 import { join } from "@std/path";
 import { NibbleError } from "../errors.ts";
 import { bytesOf, DTYPE_BYTES, f32ToBf16, f32ToF16 } from "./dtype.ts";
-import { CHUNK_BYTES, writeText, writeWhole, writeWholeAsync } from "./file.ts";
+import { CHUNK_BYTES, makeOutputFolder, writeText, writeWhole, writeWholeAsync } from "./file.ts";
 import { elementCount } from "./source.ts";
 
 /** Types that nibble writes. */
@@ -111,7 +111,7 @@ export function writeShardedSafetensors(
   options: ShardOptions = {},
 ): string[] {
   const { maxShardBytes = 5e9, stem = "model", metadata = FOR_TRANSFORMERS } = options;
-  Deno.mkdirSync(folder, { recursive: true });
+  makeOutputFolder(folder);
   const shards = divide(folder, [...tensors], maxShardBytes, stem);
   for (const { name, tensors } of shards) writeSafetensors(join(folder, name), tensors, metadata);
   finishShards(folder, shards, stem);
@@ -131,7 +131,7 @@ export async function streamShardedSafetensors(
   options: ShardOptions = {},
 ): Promise<string[]> {
   const { maxShardBytes = 5e9, stem = "model", metadata = FOR_TRANSFORMERS } = options;
-  Deno.mkdirSync(folder, { recursive: true });
+  makeOutputFolder(folder);
   const shards = divide(folder, [...tensors], maxShardBytes, stem);
   for (const { name, tensors } of shards) {
     const path = join(folder, name);

@@ -9,8 +9,11 @@ import { type CommandStream, createStream } from "./stream.ts";
 
 /** What works on this device, found by trying it. */
 export interface GpuFeatures {
+  /** Kernels may compute with 16-bit floats (`enable f16`). */
   f16: boolean;
+  /** Invocations of a subgroup may exchange values without workgroup memory. */
   subgroups: boolean;
+  /** Kernels can be timed on the device, which `profile` needs. */
   timestamps: boolean;
 }
 
@@ -18,17 +21,25 @@ export interface GpuFeatures {
 export interface Gpu {
   /** The adapter's own description, such as `llvmpipe (LLVM 15.0.6, 256 bits)`. */
   readonly name: string;
+  /** The adapter's vendor as WebGPU gives it, often a number. */
   readonly vendor: string;
+  /** What works, found by trying it. */
   readonly features: GpuFeatures;
+  /** WebGPU's limits of the device. */
   readonly limits: GPUSupportedLimits;
   /** Largest byte range of one binding that operations use: the device's limit, or less on request. */
   readonly maxBinding: number;
+  /** WebGPU's own device, for what nibble does not wrap. */
   readonly device: GPUDevice;
+  /** Buffers, lent and taken back, with live bytes by kind (`pool.report()`). */
   readonly pool: BufferPool;
+  /** The list of commands, its submissions and readbacks (`stream.counters()`). */
   readonly stream: CommandStream;
+  /** Compiles and launches kernels (`kernels.launch(kernel, …)`). */
   readonly kernels: KernelRunner;
   /** Throws what the device reported since the last call: lost, out of memory, invalid use. */
   check(): void;
+  /** Gives the device back. Tensors on it are lost. */
   close(): void;
 }
 

@@ -16,9 +16,13 @@ import {
 
 /** A kernel file and what was read from it. */
 export interface Kernel {
+  /** Name in error messages and profiles. */
   readonly name: string;
+  /** The WGSL as it was given. */
   readonly source: string;
+  /** Its bindings, by variable name. */
   readonly bindings: readonly Binding[];
+  /** Fields of `struct Params`, in their order. */
   readonly params: readonly ParamField[];
 }
 

@@ -7,8 +7,11 @@ import { NibbleError } from "../errors.ts";
 
 /** Time of one kernel over a profiled stretch. */
 export interface KernelTime {
+  /** Name of the kernel. */
   label: string;
+  /** How often it was launched. */
   launches: number;
+  /** Time of all its launches together. */
   milliseconds: number;
 }
 

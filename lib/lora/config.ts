@@ -7,9 +7,13 @@ import type { AdapterConfig, InitLoraWeights } from "../formats/mod.ts";
 
 /** Settings of an adapter, under PEFT's names; what may be left out has PEFT's default. */
 export interface LoraConfig {
+  /** Rank: rows of A, columns of B. */
   r: number;
+  /** The adapter's output is multiplied by `lora_alpha / r`, or with rsLoRA by `lora_alpha / sqrt(r)`. */
   lora_alpha: number;
+  /** Share of the adapter's inputs that is zeroed in training, 0 to 1. */
   lora_dropout: number;
+  /** Scale by the root of the rank (Kalajdzievski 2023, arXiv 2312.03732). */
   use_rslora: boolean;
   /** Module names, a regular expression for the whole path, or `all-linear`. */
   target_modules: readonly string[] | string;

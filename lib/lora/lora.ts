@@ -23,6 +23,7 @@ export { adapterShapes, isAllLinear, targetModules, type TrainableSpec } from ".
 
 /** One adapted layer. */
 export interface LoraLayer {
+  /** The linear layer under it. */
   readonly layer: LinearLayer;
   /** `[r, in]`. */
   readonly a: Tensor;
@@ -43,7 +44,9 @@ export interface LoraLayer {
 export interface Adapter {
   /** The model it is on. */
   readonly model: Model;
+  /** Its settings. */
   readonly config: LoraConfig;
+  /** The adapted layers by module path, such as `model.layers.0.mlp.up_proj`. */
   readonly layers: ReadonlyMap<string, LoraLayer>;
   /** Parameters of the base that train as copies (`modules_to_save`, `bias`), by name. */
   readonly whole: ReadonlyMap<string, WholeParameter>;

@@ -20,6 +20,7 @@ export interface GenerateOptions extends SamplingOptions {
   eos_token_id?: readonly number[];
   /** Called with every token as it is chosen. */
   onToken?: (id: number) => void;
+  /** Ends the text after the token in progress; the reason is then `aborted`. */
   signal?: AbortSignal;
 }
 
@@ -29,8 +30,9 @@ export interface Generation {
   ids: number[];
   /** `stop`: an end token came; `length`: the limit; `aborted`: the signal. */
   reason: "stop" | "length" | "aborted";
-  /** Seconds for the prompt and for the new tokens. */
+  /** Seconds for the prompt. */
   prefillSeconds: number;
+  /** Seconds for the new tokens. */
   decodeSeconds: number;
 }
 

@@ -24,8 +24,11 @@ import { encodeAs, frozenType, type TorchDtype } from "./storage.ts";
 
 /** How the base's linear layers are quantized; names as in bitsandbytes. */
 export interface QuantizationConfig {
+  /** Code book: `nf4`, `fp4` or `int4`. */
   quantType: QuantType;
+  /** Numbers that share a scale: a power of two from 32 to 4096. */
   blocksize: number;
+  /** Whether the scales are kept in 8 bits. */
   doubleQuant: boolean;
   /** Modules left dense, by the end of their path. The output head and embeddings always are. */
   skipModules?: readonly string[];

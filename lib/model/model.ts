@@ -16,15 +16,19 @@ import type { RopeTables } from "./rope_tables.ts";
 
 /** A causal language model on the device. */
 export interface Model {
+  /** Sizes and switches of the architecture. */
   readonly config: ModelConfig;
   /** config.json as it was read, for saving. */
   readonly rawConfig: Record<string, unknown>;
   /** Where it came from: folder or file. */
   readonly path: string;
+  /** Embeddings of the tokens, `[vocabulary, C]`. */
   readonly embed: Tensor;
   /** Learned positions, where the family has them. */
   readonly positionEmbed: Tensor | undefined;
+  /** The transformer's blocks, first to last. */
   readonly blocks: readonly Block[];
+  /** The norm after the last block. */
   readonly norm: Norm;
   /** The output embedding; the input embedding itself when tied. */
   readonly head: Tensor;
@@ -38,33 +42,44 @@ export interface Model {
   readonly parameters: ReadonlyMap<string, Tensor>;
   /** What loading did, for the report after it. */
   readonly summary: LoadSummary;
+  /** Gives the model's buffers back. */
   dispose(): void;
 }
 
 /** How the base is held. */
 export interface LoadSummary {
+  /** Numbers in all of the model. */
   parameters: number;
+  /** Linear layers in 4 bits. */
   quantizedLayers: number;
   /** The file held them in 4 bits, and they were taken from it as they are. */
   asStored: boolean;
+  /** Their numbers. */
   quantizedParameters: number;
+  /** Linear layers that are not. */
   denseLayers: number;
   /** Bytes of the quantized layers and bits for each of their parameters. */
   quantizedBytes: number;
   bitsPerParameter: number;
+  /** Bytes of the model on the device. */
   bytes: number;
+  /** Time that loading took. */
   seconds: number;
 }
 
 /** A batch on the device; ids and labels stay on the host, where the look-ups are prepared. */
 export interface ModelInput {
+  /** `[B * T]` token ids, row after row. */
   ids: Uint32Array;
   /** `[B * T]`, the position of each token in its document, here and on the device. */
   positionIds: Uint32Array;
+  /** u32 `[B * T]`, `positionIds` on the device. */
   positions: Tensor;
   /** u32 `[B * T]`, document numbers, 0 for padding. */
   segments: Tensor;
+  /** B: sequences side by side. */
   batch: number;
+  /** T: tokens of each, padding included. */
   time: number;
 }
 

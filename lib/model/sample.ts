@@ -7,11 +7,15 @@
 export interface SamplingOptions {
   /** 0 or absent: greedy. */
   temperature?: number;
+  /** Only the k likeliest tokens; absent or 0: all. */
   top_k?: number;
+  /** Only the likeliest tokens that together have this probability, 0 to 1; absent: all. */
   top_p?: number;
+  /** Only tokens at least this share as likely as the likeliest, 0 to 1; absent: all. */
   min_p?: number;
   /** Divides positive and multiplies negative logits of tokens already present (Keskar et al. 2019, 1909.05858). */
   repetition_penalty?: number;
+  /** Of the draws; default 0. The same seed gives the same text. */
   seed?: number;
 }
 

@@ -57,9 +57,13 @@ export type Values = ArrayLike<number> | { x: ArrayLike<number> | readonly strin
 
 /** Options of every chart. */
 export interface ChartOptions {
+  /** Above the figure, and its name for those who cannot see it. */
   title: string;
+  /** Title of the x axis. */
   x?: string;
+  /** Title of the y axis. */
   y?: string;
+  /** Text in place of the figure; default a description made from the numbers. */
   alt?: string;
 }
 
@@ -130,9 +134,13 @@ export function histogramChart(
 
 /** Options of {@link heatChart}. */
 export interface HeatOptions extends ChartOptions {
+  /** Names of the rows, from above. */
   rows?: readonly string[];
+  /** Names of the columns. */
   columns?: readonly string[];
+  /** Colours for numbers on both sides of 0: blue below, white, red above. */
   diverging?: boolean;
+  /** Numbers at the ends of the colours; default those of the matrix. */
   range?: readonly [number, number];
 }
 

@@ -10,7 +10,9 @@ import { svgOf } from "./svg.ts";
 
 /** A figure as plotly.js takes it (https://plotly.com/javascript/reference). */
 export interface Figure {
+  /** Its traces. */
   data: Record<string, unknown>[];
+  /** Titles, axes, margins. */
   layout?: Record<string, unknown>;
 }
 

@@ -9,6 +9,7 @@ import { showBundle } from "./show.ts";
 
 /** A sequence with a mark or a number for each token. */
 export interface TokenView {
+  /** Token ids. */
   ids: readonly number[];
   /** Which tokens are targets of the loss. */
   trained?: readonly boolean[] | undefined;

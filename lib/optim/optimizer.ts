@@ -87,6 +87,7 @@ export interface Optimizer {
    * @throws NibbleError `optim/state` where an array has another size
    */
   loadState(read: (name: string) => Uint8Array<ArrayBuffer>): void;
+  /** Gives the state's buffers back. */
   dispose(): void;
 }
 

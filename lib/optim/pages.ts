@@ -39,6 +39,7 @@ export interface ParameterPage {
 
 /** All trainable parameters of a run. */
 export interface ParameterPages {
+  /** The flat pages, which optimizers work on. */
   readonly pages: readonly ParameterPage[];
   /** Views by name: `requiresGrad` is set and `grad` is a view of the gradient page. All zeros at first. */
   readonly tensors: ReadonlyMap<string, Tensor>;

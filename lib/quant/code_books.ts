@@ -12,6 +12,7 @@ export type QuantType = "nf4" | "fp4" | "int4";
 
 /** A 4-bit code book. */
 export interface CodeBook {
+  /** Its name. */
   readonly quantType: QuantType;
   /** The 16 values by code, exact in f32. */
   readonly values: Float32Array;

@@ -43,9 +43,13 @@ export interface NestedScales {
  * Its tensors are owned by it, outside every scope: dispose it.
  */
 export class QuantizedTensor {
+  /** Shape of the weight, `[out, in]` of a linear layer. */
   readonly shape: readonly number[];
+  /** The values that the codes stand for. */
   readonly codeBook: CodeBook;
+  /** Numbers that share a scale. */
   readonly blocksize: number;
+  /** Element type of the weight before, for export. */
   readonly dtype: QuantState["dtype"];
   /** The parameter's name. */
   name: string | undefined;
@@ -53,8 +57,10 @@ export class QuantizedTensor {
   readonly packed: Tensor;
   /** One f32 a block, or one byte a block, four in a u32 word, once double-quantized. */
   absmax: Tensor;
+  /** The scales' own scales; undefined without double quantization. */
   nested: NestedScales | undefined;
 
+  /** From its parts, which it owns from now on; numbers come in through `quantize`. */
   constructor(
     parts: Pick<
       QuantizedTensor,
@@ -91,6 +97,7 @@ export class QuantizedTensor {
     return Math.ceil(this.size / this.blocksize);
   }
 
+  /** Name of the code book. */
   get quantType(): QuantType {
     return this.codeBook.quantType;
   }
@@ -108,6 +115,7 @@ export class QuantizedTensor {
     if (this.nested && this.nested.map !== sharedMap().map) this.nested.map.dispose();
   }
 
+  /** {@link dispose}, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

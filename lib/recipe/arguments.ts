@@ -86,7 +86,12 @@ export function splitOverrides(words: readonly string[]): { overrides: Override[
     } else if (kind === "bool" && (next === undefined || toBool(next) === undefined)) {
       overrides.push({ key, value: true });
     } else if (next === undefined || next.startsWith("--")) {
-      if (kind !== "any") throw new NibbleError("recipe/no-value", `${word} needs a value`, { where: word });
+      if (kind !== "any") {
+        throw new NibbleError("recipe/no-value", `${word} needs a value`, {
+          where: "command line",
+          remedy: `Write ${word}=VALUE; --help says what it may be.`,
+        });
+      }
       overrides.push({ key, value: true });
     } else {
       const taken = [words[++i]];
@@ -101,9 +106,13 @@ export function splitOverrides(words: readonly string[]): { overrides: Override[
 
 /** The error for a word that is neither an option nor the recipe. */
 export function strayArgument(word: string): NibbleError {
+  const option = word.replace(/^-+/, "");
+  const meant = /^[\w-]+=/.test(option) && isKnown(option.split("=")[0].replaceAll("-", "_"));
   return new NibbleError("recipe/stray-argument", `What is "${word}"? Overrides are written --key=value`, {
     where: "command line",
-    remedy: "Give one recipe, then --key=value for each key to change; --help lists them.",
+    remedy: meant
+      ? `Did you mean --${option}?`
+      : "Give one recipe, then --key=value for each key to change; --help lists them.",
   });
 }
 

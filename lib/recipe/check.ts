@@ -67,6 +67,22 @@ export function checkSettings(settings: TrainSettings, where: Where): void {
   );
   located("optim-args", where("optim_args"), () => readOptimArgs(optim, optim_args));
   const apart = settings.load_best_model_at_end ? savedApartFromEvaluation(settings) : undefined;
+  if (settings.save_strategy === "best" && settings.eval_strategy === "no") {
+    refuse(
+      "best-model",
+      "save_strategy: best with eval_strategy: no: nothing tells which model is the best",
+      "save_strategy",
+      "Set eval_strategy to steps or epoch.",
+    );
+  }
+  if (settings.chat_template !== null && settings.chat_template_path !== null) {
+    refuse(
+      "two-templates",
+      "chat_template and chat_template_path both give a chat template",
+      "chat_template_path",
+      "Keep one of them.",
+    );
+  }
   if (apart) {
     refuse(
       "best-model",
@@ -105,6 +121,7 @@ function located(code: string, place: string | undefined, check: () => void): vo
 
 /** What keeps an evaluated model from being saved, as Trainer demands it of `load_best_model_at_end`. */
 function savedApartFromEvaluation(s: TrainSettings): string | undefined {
+  if (s.save_strategy === "best" && s.eval_strategy !== "no") return undefined;
   if (s.eval_strategy === "no" || s.eval_strategy !== s.save_strategy) {
     return `eval_strategy: ${s.eval_strategy} and save_strategy: ${s.save_strategy}`;
   }

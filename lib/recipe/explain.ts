@@ -54,7 +54,8 @@ export function explainRecipe(recipe: Recipe): string {
 /** The text of `--help`: how to call, and every setting with its type, default and meaning. */
 export function recipeHelp(): string {
   const groups = SETTING_GROUPS.map(([title, names]) => `${title}\n${names.map(helpOf).join("\n")}`);
-  return `Usage: deno run -A train.ts RECIPE.yaml [--key=value ...]
+  return `Usage: deno task train RECIPE.yaml [--key=value ...]
+   or: deno run -A train.ts RECIPE.yaml [--key=value ...], where WebGPU finds an adapter
 
 A recipe is a YAML file with the keys below; the alignment-handbook's recipes are read as they are.
 The command line wins over the file: --key=value, --key value, --flag, --no_flag; lists at commas or as

@@ -76,6 +76,8 @@ export function readRecipe(path: string, overrides: readonly string[] = []): Rec
   } catch (cause) {
     const what = cause instanceof Deno.errors.NotFound
       ? "There is no such recipe"
+      : cause instanceof Deno.errors.IsADirectory
+      ? "A recipe is a file, and this is a folder"
       : "The recipe cannot be read";
     throw new NibbleError("recipe/unreadable", what, {
       where: path,
@@ -106,7 +108,13 @@ export function parseRecipe(text: string, options: RecipeOptions = {}): Recipe {
     });
   }
   if (values === null || typeof values !== "object" || Array.isArray(values)) {
-    throw new NibbleError("recipe/bad-yaml", "A recipe is a list of `key: value` lines", { where: file });
+    const what = values === null
+      ? "The recipe is empty: it takes `key: value` lines"
+      : "A recipe is a list of `key: value` lines";
+    throw new NibbleError("recipe/bad-yaml", what, {
+      where: file,
+      remedy: "Begin with one of recipes/, and change its keys.",
+    });
   }
   return recipeOf(values as Record<string, unknown>, { lines: findKeys(text), ...options, file });
 }

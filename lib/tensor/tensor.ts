@@ -16,8 +16,11 @@ export type HostArray = Float32Array | Uint32Array | Int32Array | Uint16Array;
 
 /** A dense row-major tensor on the device. Dispose it, or make it inside a {@link scope} that does. */
 export class Tensor {
+  /** Length of each axis, the last of which runs fastest. */
   readonly shape: readonly number[];
+  /** Element type. */
   readonly dtype: DType;
+  /** The device's buffer, shared with views. */
   readonly buffer: GpuBuffer;
   /** Bytes from the buffer's start, a multiple of 256. */
   readonly offset: number;
@@ -29,6 +32,7 @@ export class Tensor {
   grad: Tensor | undefined;
   #disposed = false;
 
+  /** Over a buffer that it owns from now on, in the scope that is open; numbers come in through `tensor`. */
   constructor(shape: readonly number[], dtype: DType, buffer: GpuBuffer, offset = 0) {
     this.shape = shape;
     this.dtype = dtype;
@@ -57,6 +61,7 @@ export class Tensor {
     return this.size / this.columns;
   }
 
+  /** Whether the buffer was given back. */
   get disposed(): boolean {
     return this.#disposed;
   }
@@ -99,6 +104,7 @@ export class Tensor {
     gpu().pool.release(this.buffer);
   }
 
+  /** {@link dispose}, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

@@ -17,7 +17,9 @@ import { noteBest, type TrainerState } from "./state.ts";
  * @throws NibbleError `train/no-metric` when `metric_for_best_model` is not among the figures
  */
 export function isNewBest(s: TrainSettings, trainer: TrainerState, evaluation: EvalLog): boolean {
-  if (!s.load_best_model_at_end && s.metric_for_best_model === null) return false;
+  if (!s.load_best_model_at_end && s.save_strategy !== "best" && s.metric_for_best_model === null) {
+    return false;
+  }
   const wanted = s.metric_for_best_model ?? "loss";
   const name = wanted.startsWith("eval_") ? wanted : `eval_${wanted}`;
   const value = evaluation[name];

@@ -38,6 +38,8 @@ export function checkpointStep(path: string): number | undefined {
 /**
  * The whole checkpoints of an output folder, oldest first; none when there is no such folder. Whole are those with a
  * `trainer_state.json`. One whose replacement was cut off by a crash is put back first.
+ *
+ * @throws NibbleError `train/cannot-write` where a file has the folder's name
  */
 export function listCheckpoints(outputDir: string): Checkpoint[] {
   const names = namesIn(outputDir);
@@ -218,7 +220,12 @@ function namesIn(folder: string): string[] {
     return [...Deno.readDirSync(folder)].map((entry) => entry.name);
   } catch (cause) {
     if (cause instanceof Deno.errors.NotFound) return [];
-    throw cause;
+    if (!(cause instanceof Deno.errors.NotADirectory)) throw cause;
+    throw new NibbleError("train/cannot-write", "A file stands where the output folder should be", {
+      where: folder,
+      remedy: "Set output_dir to a folder.",
+      cause,
+    });
   }
 }
 

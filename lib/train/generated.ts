@@ -12,6 +12,7 @@ import type { RawConfig } from "../model/families.ts";
 import { KNOWN_CONFIGS } from "../model/known_configs.ts";
 import { repeatedSource } from "../model/random_source.ts";
 import { createTokenizer } from "../text/mod.ts";
+import { givenTemplate } from "./chat_template.ts";
 import type { BaseFiles, OpenBaseOptions } from "./model_setup.ts";
 import { evaluates, type Rows } from "./prepare.ts";
 import type { TrainSettings } from "./settings.ts";
@@ -51,10 +52,11 @@ export async function generatedBase(s: TrainSettings, options: OpenBaseOptions):
   const lender = own?.tokenizerJson ? own : readSide(fromFileUrl(EMBEDDED));
   if (lender !== own) note(`tokenizer   of ${id} is out of reach; nibble's own small one stands in`);
   const { tokenizerJson, tokenizerConfig, path } = lender;
+  const template = await givenTemplate(s, options.base ? { base: options.base } : {});
   const tokenizer = createTokenizer(
     {
       ...{ tokenizerJson, tokenizerConfig, path },
-      ...(s.chat_template ? { chatTemplate: s.chat_template } : {}),
+      ...(template ? { chatTemplate: template } : {}),
     },
     lender === own
       ? {

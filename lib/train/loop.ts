@@ -15,7 +15,9 @@ import { addCounts, type Counts, meansOf, type Objective, PER_STEP, totalCounts 
 
 /** What one logging interval reports; keys as Trainer and TRL log them. */
 export interface TrainLog {
+  /** Optimizer steps done. */
   step: number;
+  /** Passes over the data done, with their fraction. */
   epoch: number;
   /** Mean over the interval's steps of the loss: per trained token, or per pair. */
   loss: number;
@@ -35,11 +37,15 @@ export interface TrainLog {
 
 /** Loss over the evaluation rows. */
 export interface EvalLog {
+  /** Optimizer steps done. */
   step: number;
+  /** Passes over the data done, with their fraction. */
   epoch: number;
+  /** Mean loss in nats: per counted token, or per pair. */
   eval_loss: number;
   /** Tokens that the loss counted. */
   eval_num_tokens: number;
+  /** Seconds that the evaluation took. */
   eval_runtime: number;
   /** The objective's own, with `eval_` before their names. */
   [metric: string]: number;

@@ -21,6 +21,7 @@ import {
   type ParameterPages,
 } from "../optim/mod.ts";
 import { createTokenizer, type Tokenizer } from "../text/mod.ts";
+import { givenTemplate } from "./chat_template.ts";
 import { generatedBase } from "./generated.ts";
 import type { TrainSettings } from "./settings.ts";
 
@@ -95,7 +96,7 @@ export async function openBase(s: TrainSettings, options: OpenBaseOptions = {}):
       tokenizerJson: from.tokenizerJson,
       tokenizerConfig: from.tokenizerConfig,
       generationConfig: from.generationConfig,
-      chatTemplate: s.chat_template ?? from.chatTemplate,
+      chatTemplate: await givenTemplate(s, fetchOptions) ?? from.chatTemplate,
       path: from.path,
     },
     {

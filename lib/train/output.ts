@@ -26,8 +26,11 @@ export const VERSION = "0.1.0";
 
 /** A prompt and what the model says to it before and after. */
 export interface Sample {
+  /** What was asked. */
   prompt: string;
+  /** The answer before training. */
   before: string;
+  /** The answer after it. */
   after: string;
 }
 

@@ -17,8 +17,9 @@ export interface PlanRecipeOptions {
 
 /** A plan, and the run that it is for. */
 export interface RecipePlan extends MemoryPlan {
-  /** Sequences trained on in an epoch, and optimizer steps of the run. */
+  /** Sequences trained on in an epoch. */
   sequences: number;
+  /** Optimizer steps of the run. */
   maxSteps: number;
   /** Tokens of the longest sequence. */
   longest: number;

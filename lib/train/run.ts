@@ -40,15 +40,25 @@ export interface TrainOptions {
 
 /** What {@link train} returns. */
 export interface TrainResult {
+  /** Folder of what was written. */
   output_dir: string;
+  /** Optimizer steps done. */
   steps: number;
+  /** Optimizer steps that the recipe asked for. */
   maxSteps: number;
+  /** Whether the signal ended it before the last step. */
   stopped: boolean;
+  /** Evaluation before the first step; undefined where none was asked for. */
   before: EvalLog | undefined;
+  /** Evaluation after the last step; likewise. */
   after: EvalLog | undefined;
+  /** The training logs, one each `logging_steps`. */
   logs: TrainLog[];
+  /** What the model said to `nibble_sample_prompts`. */
   samples: Sample[];
+  /** Time of the whole run. */
   seconds: number;
+  /** Device memory: live and peak bytes by kind. */
   memory: MemoryReport;
 }
 
@@ -199,7 +209,8 @@ async function trainModel(
       dropoutSeed: adapter && s.lora_dropout > 0 && !noEffect("lora_dropout", s) ? s.seed : undefined,
       noise: s.neftune_noise_alpha ? { alpha: s.neftune_noise_alpha, seed: s.seed ^ 0x6e656674 } : undefined,
       checkpointing: s.gradient_checkpointing,
-      ...{ logAt, evalAt, saveAt },
+      ...{ logAt, evalAt },
+      saveAt: (step) => saveAt(step) || (s.save_strategy === "best" && trainer.best_global_step === step),
       evalBatches: p.evals,
       state,
       signal: options.signal,
@@ -224,6 +235,8 @@ async function trainModel(
       onEval(log) {
         idle += log.eval_runtime;
         lastEval = log;
+        trainer.global_step = log.step; // the last log may be some steps old
+        trainer.epoch = log.epoch;
         recordEval(log);
         saving.evaluated(log);
         evalNote(log, `step ${log.step}`);

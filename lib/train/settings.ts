@@ -174,6 +174,8 @@ const CONDITIONS: Partial<Record<SettingName, (s: TrainSettings) => string | und
   greater_is_better: needsEvaluation,
   save_only_model: (s) => s.save_strategy === "no" ? "save_strategy: no writes no checkpoints" : undefined,
   discopop_tau: (s) => s.loss_type === "discopop" ? undefined : "only with loss_type: discopop",
+  chat_template_path: (s) => s.nibble_task === "cpt" ? "plain text is not rendered" : undefined,
+  eval_delay: needsEvaluation,
   chat_template: (s) => s.nibble_task === "cpt" ? "plain text is not rendered" : undefined,
 };
 

@@ -23,7 +23,8 @@ export interface Timing {
  * When to log, evaluate and save, as Trainer does; a number of steps below 1 is a share of the run, rounded up. The
  * last step is saved whatever `save_steps` is, and an epoch that `max_steps` cuts short counts as one.
  *
- * The evaluation after the last step is the run's final one, unless it decides which checkpoint is the best.
+ * The evaluation after the last step is the run's final one, unless it decides which checkpoint is the best. Of
+ * `save_strategy: best` only the evaluations know when to save.
  */
 export function timing(s: TrainSettings, maxSteps: number, stepsPerEpoch: number): Timing {
   const steps = (n: number) => n < 1 ? Math.ceil(maxSteps * n) : Math.round(n);
@@ -36,14 +37,17 @@ export function timing(s: TrainSettings, maxSteps: number, stepsPerEpoch: number
   const eval_steps = steps(s.eval_steps ?? s.logging_steps);
   const save_steps = steps(s.save_steps);
   const log = when(s.logging_strategy, logging_steps);
-  const evaluate = when(s.eval_strategy, eval_steps);
+  const due = when(s.eval_strategy, eval_steps);
+  const evaluate = (step: number) =>
+    due(step) && (s.eval_strategy === "epoch" ? step / stepsPerEpoch : step) >= s.eval_delay;
+  const decides = (s.load_best_model_at_end || s.save_strategy === "best") && s.eval_strategy !== "no";
   const save = when(s.save_strategy, save_steps);
   return {
     logging_steps,
     eval_steps,
     save_steps,
     logAt: (step) => log(step) || (s.logging_first_step && step === 1),
-    evalAt: (step) => last(step) ? s.load_best_model_at_end && s.eval_strategy !== "no" : evaluate(step),
+    evalAt: (step) => last(step) ? decides : evaluate(step),
     saveAt: (step) => save(step) || (s.save_strategy === "steps" && last(step)),
   };
 }

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "@std/path";
 import {
+  makeOutputFolder,
   openFile,
   readJsonIfThere,
   readObjectIfThere,
@@ -8,6 +9,17 @@ import {
   writeWhole,
 } from "../../lib/formats/file.ts";
 import { temporaryFolder, throwsCode } from "./support.ts";
+
+Deno.test("makeOutputFolder: there already, made with those above it, or a file in the way", () => {
+  using folder = temporaryFolder();
+  const path = folder.file("taken", "a file");
+  makeOutputFolder(folder.path);
+  makeOutputFolder(join(folder.path, "a", "b"));
+  assert.ok(Deno.statSync(join(folder.path, "a", "b")).isDirectory);
+  for (const bad of [path, join(path, "below")]) {
+    throwsCode(() => makeOutputFolder(bad), "formats/cannot-write", "A file stands", bad);
+  }
+});
 
 Deno.test("writeWhole: a failure in the middle leaves the old file and nothing beside it", () => {
   using folder = temporaryFolder();

@@ -55,6 +55,14 @@ const REFUSED: [code: string, text: string, ...words: RegExp[]][] = [
     /lends its tokenizer/,
     /my.yaml:2/,
   ],
+  ["best-model", `${MODEL}${DATA}save_strategy: best\n`, /nothing tells/, /my.yaml:3/, /eval_strategy/],
+  [
+    "two-templates",
+    `${MODEL}${DATA}chat_template: a\nchat_template_path: b\n`,
+    /both give/,
+    /my.yaml:4/,
+    /Keep one/,
+  ],
   ["best-model", `${MODEL}${DATA}load_best_model_at_end: true\n`, /eval_strategy: no/, /my.yaml:3/],
   [
     "best-model",

@@ -121,7 +121,8 @@ Deno.test("read: text that YAML took for a number", () => {
 
 Deno.test("read: what is no recipe", () => {
   refuses(() => parseRecipe("- a\n- b\n"), "bad-yaml", /key: value/);
-  refuses(() => parseRecipe(""), "bad-yaml", /key: value/);
+  refuses(() => parseRecipe(""), "bad-yaml", /empty/, /key: value/, /to do: .*recipes\//);
+  refuses(() => readRecipe("recipes"), "unreadable", /is a folder/);
   refuses(() => parseRecipe('a: 1\nb: "open\n', { file: "my.yaml" }), "bad-yaml", /my.yaml:\d/);
   refuses(() => read("lora_r: 8\nlora_r: 16\n"), "bad-yaml", /my.yaml:4/);
   refuses(() => readRecipe("no/such/recipe.yaml"), "unreadable", /no such recipe/, "no/such/recipe.yaml");

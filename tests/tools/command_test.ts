@@ -38,6 +38,10 @@ Deno.test("chat: the same greedy words each time, a stop at the limit, and error
   const bad = await command("tools/chat.ts", "--model", TINY, "--temperature", "warm");
   assert.equal(bad.code, 1);
   assert.match(bad.err, /--temperature is 'warm'/);
+  const half = await command("tools/chat.ts", "--model", TINY, "--max_new_tokens", "2.5");
+  assert.match(half.err, /--max_new_tokens is '2.5', not a whole number of 1 or more/);
+  const share = await command("tools/chat.ts", "--model", TINY, "--top_p", "7");
+  assert.match(share.err, /--top_p is '7', not a number from 0 to 1/);
   const none = await command("tools/chat.ts", "--model", "no/such-folder/here", "--prompt", "x");
   assert.equal(none.code, 1);
   assert.match(none.err, /error: /);

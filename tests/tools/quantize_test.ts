@@ -16,6 +16,17 @@ Deno.test("quantize: help on its own, status 2 without arguments, and errors tha
     [1, true],
     wrong.err,
   );
+  const type = await quantize(
+    "--model",
+    "assets/models/tiny",
+    "--output",
+    "x",
+    "--bnb_4bit_quant_type",
+    "nf5",
+  );
+  assert.deepEqual([type.code, /'nf5', not one of nf4, fp4/.test(type.err)], [1, true], type.err);
+  const file = await quantize("--model", "assets/models/tiny", "--output", "README.md");
+  assert.match(file.err, /^error: A file stands where the output folder should be/m);
   const size = await quantize("--model", "assets/models/tiny", "--output", "x", "--bnb_4bit_blocksize", "48");
   assert.deepEqual([size.code, /Unsupported block size 48/.test(size.err)], [1, true], size.err);
 });

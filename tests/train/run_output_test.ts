@@ -65,6 +65,34 @@ for (
   });
 }
 
+gpuTest(
+  "save_strategy: best writes a checkpoint whenever an evaluation is the best, between logs too",
+  async () => {
+    const data = dataFolder();
+    const s = tinySettings(data, {
+      ...OVERSHOOT,
+      save_strategy: "best",
+      save_total_limit: null,
+      logging_steps: 4,
+    });
+    await quietTrain(s);
+    const { log_history, best_global_step } = stateOf(s.output_dir);
+    const evals: { step: number; eval_loss: number }[] = log_history.filter(
+      (e: { step: number; eval_loss?: number }) => e.step > 0 && "eval_loss" in e,
+    ).slice(0, 5);
+    assert.deepEqual(evals.map((e) => e.step), [1, 2, 3, 4, 5]);
+    let least = Infinity;
+    const better = evals.filter(({ eval_loss }) => eval_loss < least && (least = eval_loss, true)).map((e) =>
+      e.step
+    );
+    assert.ok(better.length < 5, `the test needs a run that gets worse: ${evals.map((e) => e.eval_loss)}`);
+    const kept = names(s.output_dir).filter((n) => n.startsWith("checkpoint-"));
+    assert.deepEqual(kept.sort(), better.map((step) => `checkpoint-${step}`));
+    assert.equal(best_global_step, better.at(-1));
+    sweep(data, s.output_dir);
+  },
+);
+
 gpuTest("the best by another metric, upward, and one that no evaluation has", async () => {
   const data = dataFolder();
   const s = tinySettings(data, {

@@ -48,3 +48,14 @@ Deno.test("timing: where the best model counts, the last step is evaluated befor
     [4, 8, 10],
   );
 });
+
+Deno.test("timing: eval_delay holds evaluations back, by steps or by epochs", () => {
+  assert.deepEqual(happens({ eval_delay: 6 }).eval, [6, 9]);
+  assert.deepEqual(happens({ eval_delay: 7 }).eval, [9]);
+  assert.deepEqual(happens({ eval_delay: 1.5, eval_strategy: "epoch" }).eval, [8]);
+});
+
+Deno.test("timing: save_strategy best leaves saving to the evaluations, the last step's among them", () => {
+  const { eval: evaluations, save } = happens({ save_strategy: "best", eval_steps: 5 });
+  assert.deepEqual([evaluations, save], [[5, 10], []]);
+});

@@ -74,7 +74,6 @@ export const UNBUILT_KEYS: ReadonlyMap<string, UnbuiltKey> = new Map(
   ([
     ["load_in_8bit", false, "a base in 8 bits; load_in_4bit is there"],
     ["dataloader_drop_last", false, "dropping the last batch of an epoch"],
-    ["eval_delay", 0, "a delay of the first evaluation"],
     ["label_smoothing_factor", 0, "label smoothing of text"],
     ["optim_target_modules", null, "optimizers for chosen modules (GaLore)"],
     ["adafactor", false, "the old switch of Adafactor; write optim: adafactor"],
@@ -89,7 +88,6 @@ export const UNBUILT_KEYS: ReadonlyMap<string, UnbuiltKey> = new Map(
     ["ref_model_mixup_alpha", undefined, "a reference model that follows the policy"],
     ["ref_model_sync_steps", undefined, "a reference model that follows the policy"],
     ["max_target_length", null, "encoder-decoder models"],
-    ["chat_template_path", null, "a chat template from a file; chat_template takes its text"],
     ["tools", null, "tools given by the recipe; rows may bring their own"],
   ] as [string, unknown, string][]).map(([key, off, reason]) => [key, { off, reason }]),
 );

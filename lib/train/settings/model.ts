@@ -20,6 +20,8 @@ export const MODEL = {
     doc: "Tokenizer from elsewhere; null: the model's own." },
   chat_template: { type: "string?", default: null, from: "handbook",
     doc: "Jinja template that turns messages into text; null: the tokenizer's own." },
+  chat_template_path: { type: "string?", default: null, from: "TRL 0.19",
+    doc: "Where that template is: a .jinja or .j2 file, or a model's folder or Hub name; null: the tokenizer's own." },
   eos_token: { type: "string?", default: null, from: "TRL 0.19",
     doc: "Token that ends an answer; null: the tokenizer's own." },
   pad_token: { type: "string?", default: null, from: "TRL 0.19",

@@ -1,0 +1,54 @@
+/**
+ * Products with an NF4 weight against the dense f32 product of the same shape: x wᵀ, and dy w of its backward pass.
+ *
+ *     deno run -A bench/nf4_bench.ts [--rows=1,32,512] [--models=SmolLM2,Llama,Mistral] [--rounds=5] [--budget=100]
+ *
+ * A ratio of 1.10 says: a tenth more time than dense. Both are timed in turns; ratios and times are medians. Shapes of
+ * more than `--budget` GFLOP are left out.
+ * @module
+ */
+import { gpu, openGpu } from "../lib/gpu/mod.ts";
+import { baseBackward, baseForward } from "../lib/model/linear.ts";
+import { quantize } from "../lib/quant/mod.ts";
+import { empty, scope, tensor } from "../lib/tensor/tensor.ts";
+import { matmulInto } from "../lib/tensor/ops/matmul_kernel.ts";
+import { interleave, option, row } from "./interleave.ts";
+import { LAYERS } from "./shapes.ts";
+
+const rows = option("rows", "1,32,512").split(",").map(Number);
+const models = option("models", "SmolLM2,Llama,Mistral").split(",");
+const rounds = Number(option("rounds", "5")), budget = Number(option("budget", "100"));
+const numbers = (n: number, seed: number) => {
+  let s = seed;
+  return Float32Array.from({ length: n }, () => (s = (Math.imul(s, 1664525) + 1013904223) | 0) / 2 ** 31);
+};
+
+await openGpu();
+console.log(`${gpu().name}\n`);
+console.log(row("model", "weight", "shape", "rows", "pass", "dense ms", "NF4 ms", "NF4 / dense"));
+console.log(row("---", "---", "---", "---:", "---", "---:", "---:", "---:"));
+for (const [model, layers] of Object.entries(LAYERS)) {
+  if (!models.some((name) => model.startsWith(name))) continue;
+  for (const [name, n, k] of layers) {
+    using w = tensor(numbers(n * k, 1), [n, k]);
+    using q = quantize(w);
+    for (const m of rows) {
+      if (2e-9 * m * n * k > budget) continue;
+      using x = tensor(numbers(m * k, 2), [m, k]);
+      using dy = tensor(numbers(m * n, 3), [m, n]);
+      using y = empty([m, n]);
+      using dx = empty([m, k]);
+      const passes: [string, () => void, () => void][] = [
+        ["x wᵀ", () => matmulInto({ layout: "nt", x, w, y }), () => scope(() => void baseForward(q, x))],
+        ["dy w", () => matmulInto({ layout: "nn", x: dy, w, y: dx }), () =>
+          scope(() => void baseBackward(q, dy))],
+      ];
+      for (const [pass, dense, nf4] of m > 1 ? passes : passes.slice(0, 1)) {
+        const [a, b] = await interleave([dense, nf4], rounds);
+        const [was, is] = [a!, b!].map(({ ms }) => ms.toFixed(ms < 10 ? 2 : 0));
+        console.log(row(model, name, `${n} x ${k}`, m, pass, was!, is!, b!.ratio.toFixed(2)));
+      }
+    }
+  }
+}
+Deno.exit(0); // the device keeps the process alive
