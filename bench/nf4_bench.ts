@@ -40,8 +40,11 @@ for (const [model, layers] of Object.entries(LAYERS)) {
       using dx = empty([m, k]);
       const passes: [string, () => void, () => void][] = [
         ["x wᵀ", () => matmulInto({ layout: "nt", x, w, y }), () => scope(() => void baseForward(q, x))],
-        ["dy w", () => matmulInto({ layout: "nn", x: dy, w, y: dx }), () =>
-          scope(() => void baseBackward(q, dy))],
+        [
+          "dy w",
+          () => matmulInto({ layout: "nn", x: dy, w, y: dx }),
+          () => scope(() => void baseBackward(q, dy)),
+        ],
       ];
       for (const [pass, dense, nf4] of m > 1 ? passes : passes.slice(0, 1)) {
         const [a, b] = await interleave([dense, nf4], rounds);

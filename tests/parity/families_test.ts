@@ -183,13 +183,37 @@ for (const [name, test] of Object.entries(reference.cases)) {
       const gradient = toStored(specs.get(n)!, await pages.tensors.get(n)!.grad!.data());
       const probe = numbers(`probe.${n}`, gradient.length, test.seed).map((u) => 2 * u - 1);
       assert.ok(Math.abs(norm(gradient) - size) <= RELATIVE * size, `${n}: norm ${norm(gradient)}, want ${size}`);
-      const error = Math.abs(dot(gradient, probe) - along) / (size * norm(probe));
+      const error = projectedError(gradient, probe, along) / size;
       assert.ok(error <= RELATIVE, `${n}: its projection errs by ${error}`);
     }
     model.dispose();
     pages.dispose();
   });
 }
+
+/**
+ * The length of a gradient's error, from its projection onto numbers that are uniform in -1 .. 1: an error of length e
+ * in no special direction projects to e / sqrt(3) in root mean square, whatever the number of elements.
+ */
+function projectedError(gradient: ArrayLike<number>, probe: ArrayLike<number>, along: number): number {
+  return Math.sqrt(3) * Math.abs(dot(gradient, probe) - along);
+}
+
+Deno.test("the comparison can fail: a gradient of 2144 numbers that errs by a thousandth of its length", () => {
+  const n = 67 * 32, seed = 5;
+  const gradient = numbers("control", n, seed).map((u) => 2 * u - 1);
+  const size = norm(gradient);
+  const seen = ["a", "b", "c", "d"].map((name) => {
+    const probe = numbers(`probe.${name}`, n, seed).map((u) => 2 * u - 1);
+    const noise = numbers(`noise.${name}`, n, seed).map((u) => 2 * u - 1);
+    const scale = 1e-3 * size / norm(noise);
+    const wrong = gradient.map((g, i) => g + scale * noise[i]!);
+    return projectedError(wrong, probe, dot(gradient, probe)) / size;
+  });
+  const rms = Math.sqrt(seen.reduce((a, e) => a + e * e, 0) / seen.length);
+  assert.ok(rms > 3e-4 && rms < 3e-3, `${seen}`); // 1e-3, from four samples
+  assert.ok(rms > 3 * RELATIVE);
+});
 
 for (
   const [name, mistake] of [

@@ -22,6 +22,10 @@ for (
   const [what, file, more] of [
     ["LoRA with dropout", "adapter_model.safetensors", { lora_dropout: 0.2 }],
     ["QLoRA", "adapter_model.safetensors", { load_in_4bit: true, use_bnb_nested_quant: true }],
+    ["QLoRA with dropout, packing and accumulation", "adapter_model.safetensors", {
+      ...{ load_in_4bit: true, use_bnb_nested_quant: true, lora_dropout: 0.2, packing: true },
+      ...{ gradient_accumulation_steps: 2, per_device_train_batch_size: 1 },
+    }],
     ["full fine-tuning", "model.safetensors", { use_peft: false, weight_decay: 0.1 }],
     ["rmsprop", "adapter_model.safetensors", { optim: "rmsprop" }],
   ] as [string, string, Partial<TrainSettings>][]
