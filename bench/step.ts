@@ -31,7 +31,7 @@ run.files.source.close();
 /** What the loop of a run does in a step, without log and evaluation. */
 async function step(i: number): Promise<number> {
   const window = run.order.window(i);
-  const totals = totalCounts(run.objective, window);
+  const totals = totalCounts(window.map((batch) => run.objective.counts(batch)));
   pages.zeroGrad();
   for (const batch of window) {
     const pass = { totals, checkpointing: s.gradient_checkpointing, dropoutSeed: i + 1 };

@@ -5,7 +5,6 @@
  * line by line. Ctrl-C stops the answer, and leaves at the prompt.
  * @module
  */
-import { parseArgs } from "node:util";
 import { generate, loadAdapter, loadModel, type LoadModelOptions, loadTokenizer } from "../lib/api.ts";
 import { NibbleError } from "../lib/errors.ts";
 import { isFile, readAdapter } from "../lib/formats/mod.ts";
@@ -14,13 +13,15 @@ import { parseQuantization } from "../lib/lora/provenance.ts";
 import { describeLoad } from "../lib/model/load.ts";
 import type { Model } from "../lib/model/model.ts";
 import { encodeChatPrompt, type Message, type Tokenizer } from "../lib/text/mod.ts";
-import { runCommand } from "./command.ts";
+import { badOption, flag, oneOf, readOptions, runCommand, text } from "./command.ts";
 
 const HELP = `Usage: deno task chat --model MODEL [options]
 
   --model PATH            folder, .gguf file or Hub id; with --adapter, default the base that it names
   --adapter DIR           folder of a trained adapter
   --load_in_4bit          keep the model in NF4 (default when the adapter was trained so; --no-load_in_4bit)
+  --torch_dtype TYPE      of the weights that are not in 4 bits: bfloat16, float16, float32, or auto, as the files
+                          store them (float32)
   --prompt TEXT           answer this and end
   --system TEXT           system message
   --raw                   continue text as it is, without a chat template and without memory
@@ -50,36 +51,24 @@ type NumberName = keyof typeof LIMITS;
 const NUMBERS = Object.keys(LIMITS) as NumberName[];
 type Numbers = Partial<Record<NumberName, number>>;
 
-const text = { type: "string" } as const, flag = { type: "boolean" } as const;
+const DTYPES = { auto: "auto", bfloat16: "bfloat16", float16: "float16", float32: "float32" } as const;
+const OPTIONS = {
+  ...{ model: text, adapter: text, prompt: text, system: text, torch_dtype: text },
+  ...{ load_in_4bit: flag, raw: flag, verbose: flag },
+  ...Object.fromEntries(NUMBERS.map((name) => [name, text])) as Record<NumberName, typeof text>,
+};
 
 function readArguments() {
-  try {
-    const { values } = parseArgs({
-      options: {
-        ...{ model: text, adapter: text, prompt: text, system: text },
-        ...{ load_in_4bit: flag, raw: flag, verbose: flag, help: { type: "boolean", short: "h" } },
-        ...Object.fromEntries(NUMBERS.map((name) => [name, text])) as Record<
-          NumberName,
-          typeof text
-        >,
-      },
-      allowNegative: true,
-    });
-    const numbers: Numbers = {};
-    for (const name of NUMBERS) {
-      if (values[name] === undefined) continue;
-      const value = Number(values[name]), [expected, fits] = LIMITS[name];
-      if (!fits(value) || values[name] === "") {
-        throw new Error(`--${name} is '${values[name]}', not ${expected}`);
-      }
-      numbers[name] = value;
-    }
-    return { ...values, numbers };
-  } catch (error) {
-    throw new NibbleError("chat/arguments", (error as Error).message, {
-      remedy: "--help lists the options.",
-    });
+  const values = readOptions("chat", OPTIONS);
+  const numbers: Numbers = {};
+  for (const name of NUMBERS) {
+    const given = values[name];
+    if (given === undefined) continue;
+    const value = Number(given), [expected, fits] = LIMITS[name];
+    if (!fits(value) || given === "") throw badOption("chat", `--${name} is '${given}', not ${expected}`);
+    numbers[name] = value;
   }
+  return { ...values, numbers };
 }
 
 const encoder = new TextEncoder();
@@ -131,6 +120,7 @@ async function main(): Promise<number> {
   const { max_new_tokens = 256, max_positions = 2048, ...sampling } = numbers;
   const model = await load(name, args.model === undefined, {
     maxPositions: max_positions,
+    ...(args.torch_dtype ? { torch_dtype: oneOf("chat", "torch_dtype", args.torch_dtype, DTYPES) } : {}),
     ...(fourBits
       ? {
         quantization: {

@@ -2,11 +2,10 @@
  * `deno task merge --adapter DIR --output DIR`: an adapter and its base made into one model.
  * @module
  */
-import { parseArgs } from "node:util";
 import { NibbleError } from "../lib/errors.ts";
 import { STORED_TYPES } from "../lib/lora/merge.ts";
 import { mergeFolder } from "../lib/merge_folder.ts";
-import { runCommand } from "./command.ts";
+import { badOption, flag, oneOf, readOptions, runCommand, text } from "./command.ts";
 
 const HELP = `Usage: deno task merge --adapter DIR --output DIR [options]
 
@@ -28,34 +27,11 @@ its distance from the adapter on its base is printed.
   --no-check              do not load and compare what was written`;
 
 const GGUF_TYPES = { f16: "F16", q8_0: "Q8_0" } as const;
-const text = { type: "string" } as const, flag = { type: "boolean" } as const;
-
-function readArguments() {
-  try {
-    const { values } = parseArgs({
-      options: {
-        ...{ adapter: text, output: text, model: text, dtype: text, max_shard_size: text, requantize: text },
-        ...{ gguf: text, gguf_adapter: text, text, load_in_4bit: flag, check: flag },
-        help: { type: "boolean", short: "h" },
-      },
-      allowNegative: true,
-    });
-    return values;
-  } catch (error) {
-    throw bad((error as Error).message);
-  }
-}
-
-function bad(what: string): NibbleError {
-  return new NibbleError("merge/arguments", what, { remedy: "--help lists the options." });
-}
-
-/** One of a table's names. */
-function oneOf<T>(option: string, given: string, table: Readonly<Record<string, T>>): T {
-  const name = given.trim().toLowerCase();
-  if (Object.hasOwn(table, name)) return table[name]!;
-  throw bad(`--${option} is '${given}', not one of ${Object.keys(table).join(", ")}`);
-}
+const QUANT_TYPES = { nf4: "nf4", fp4: "fp4" } as const;
+const OPTIONS = {
+  ...{ adapter: text, output: text, model: text, dtype: text, max_shard_size: text, requantize: text },
+  ...{ gguf: text, gguf_adapter: text, text, load_in_4bit: flag, check: flag },
+};
 
 /** Bytes of `5GB`, `500MB`, `2GiB` or a plain number. */
 function bytesOf(given: string): number {
@@ -63,7 +39,7 @@ function bytesOf(given: string): number {
   const unit = parts ? "KMGT".indexOf(parts[2]!.toUpperCase()) + 1 : 0;
   const bytes = parts ? Math.floor(Number(parts[1]) * (parts[3] ? 1024 : 1000) ** (parts[2] ? unit : 0)) : 0;
   if (bytes > 0) return bytes;
-  throw bad(`--max_shard_size is '${given}', not a size such as 5GB`);
+  throw badOption("merge", `--max_shard_size is '${given}', not a size such as 5GB`);
 }
 
 /** A line that counts up, where there is a terminal to rewrite it on. */
@@ -89,7 +65,9 @@ function readText(path: string): string {
 }
 
 async function main(): Promise<number> {
-  const args = readArguments();
+  const args = readOptions("merge", OPTIONS);
+  const choice = <T>(option: string, given: string | undefined, table: Readonly<Record<string, T>>) =>
+    given === undefined ? undefined : oneOf("merge", option, given, table);
   if (args.help || !args.adapter) {
     (args.help ? console.log : console.error)(HELP);
     return args.help ? 0 : 2;
@@ -98,13 +76,11 @@ async function main(): Promise<number> {
     adapter: args.adapter,
     output: args.output,
     model: args.model,
-    dtype: args.dtype === undefined ? undefined : oneOf("dtype", args.dtype, STORED_TYPES),
+    dtype: choice("dtype", args.dtype, STORED_TYPES),
     maxShardBytes: args.max_shard_size === undefined ? undefined : bytesOf(args.max_shard_size),
     load_in_4bit: args.load_in_4bit,
-    requantize: args.requantize === undefined
-      ? undefined
-      : oneOf("requantize", args.requantize, { nf4: "nf4", fp4: "fp4" } as const),
-    gguf: args.gguf?.split(",").map((type) => oneOf("gguf", type, GGUF_TYPES)),
+    requantize: choice("requantize", args.requantize, QUANT_TYPES),
+    gguf: args.gguf?.split(",").map((type) => oneOf("merge", "gguf", type, GGUF_TYPES)),
     ggufAdapter: args.gguf_adapter,
     check: args.check === false ? false : args.text === undefined ? undefined : readText(args.text),
     onNote: (note) => console.log(note),

@@ -2,11 +2,9 @@
  * `deno task quantize --model PATH --output DIR`: a model's linear layers in bitsandbytes' 4 bits.
  * @module
  */
-import { parseArgs } from "node:util";
-import { NibbleError } from "../lib/errors.ts";
 import { STORED_TYPES } from "../lib/lora/merge.ts";
 import { quantizeFolder } from "../lib/quantize_folder.ts";
-import { runCommand } from "./command.ts";
+import { badOption, flag, oneOf, readOptions, runCommand, text } from "./command.ts";
 
 const HELP = `Usage: deno task quantize --model PATH --output DIR [options]
 
@@ -22,50 +20,28 @@ nibble trains on such a folder as it is.
   --dtype TYPE                    of what is not in 4 bits: bfloat16, float16 or float32
                                   (float16 where the model is stored so, else bfloat16)`;
 
-const DTYPES: Record<string, "F32" | "F16" | "BF16"> = STORED_TYPES;
-const text = { type: "string" } as const;
-
-function readArguments() {
-  try {
-    const { values } = parseArgs({
-      options: {
-        ...{ model: text, output: text, bnb_4bit_quant_type: text, bnb_4bit_blocksize: text, dtype: text },
-        ...{ llm_int8_skip_modules: text, bnb_4bit_use_double_quant: { type: "boolean" } },
-        help: { type: "boolean", short: "h" },
-      },
-      allowNegative: true,
-    });
-    return values;
-  } catch (error) {
-    throw bad((error as Error).message);
-  }
-}
-
-function bad(what: string): NibbleError {
-  return new NibbleError("quantize/arguments", what, { remedy: "--help lists the options." });
-}
+const QUANT_TYPES = { nf4: "nf4", fp4: "fp4" } as const;
+const OPTIONS = {
+  ...{ model: text, output: text, bnb_4bit_quant_type: text, bnb_4bit_blocksize: text, dtype: text },
+  ...{ llm_int8_skip_modules: text, bnb_4bit_use_double_quant: flag },
+};
 
 async function main(): Promise<number> {
-  const args = readArguments();
+  const args = readOptions("quantize", OPTIONS);
   if (args.help || !args.model || !args.output) {
     (args.help ? console.log : console.error)(HELP);
     return args.help ? 0 : 2;
   }
-  const { dtype } = args;
-  if (dtype !== undefined && !Object.hasOwn(DTYPES, dtype)) {
-    throw bad(`--dtype is '${dtype}', not one of ${Object.keys(DTYPES).join(", ")}`);
+  const { bnb_4bit_quant_type = "nf4", bnb_4bit_blocksize: blocksize = "64" } = args;
+  if (!/^\d+$/.test(blocksize)) {
+    throw badOption("quantize", `--bnb_4bit_blocksize is '${blocksize}', not a number such as 64`);
   }
-  const { bnb_4bit_quant_type: quantType = "nf4", bnb_4bit_blocksize: blocksize = "64" } = args;
-  if (quantType !== "nf4" && quantType !== "fp4") {
-    throw bad(`--bnb_4bit_quant_type is '${quantType}', not one of nf4, fp4`);
-  }
-  if (!/^\d+$/.test(blocksize)) throw bad(`--bnb_4bit_blocksize is '${blocksize}', not a number such as 64`);
   const files = await quantizeFolder({
     ...{ model: args.model, output: args.output, doubleQuant: args.bnb_4bit_use_double_quant ?? true },
-    quantType,
+    quantType: oneOf("quantize", "bnb_4bit_quant_type", bnb_4bit_quant_type, QUANT_TYPES),
     blocksize: Number(blocksize), // a wrong size is named by the quantizer
     skipModules: args.llm_int8_skip_modules?.split(",").map((name) => name.trim()) ?? [],
-    dtype: dtype === undefined ? undefined : DTYPES[dtype],
+    dtype: args.dtype === undefined ? undefined : oneOf("quantize", "dtype", args.dtype, STORED_TYPES),
     onNote: (note) => console.log(note),
   });
   for (const path of files) console.log(`${path}: ${(Deno.statSync(path).size / 1e6).toFixed(1)} MB`);

@@ -22,7 +22,8 @@ tokenizer = AutoTokenizer.from_pretrained(base)
 tokenizer.pad_token = tokenizer.eos_token
 model = get_peft_model(
     AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
-    LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"))
+    LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, task_type="CAUSAL_LM",
+               target_modules=sorted({key.split(".")[-3] for key in data["initial"]})))
 trainable = {n.replace(".default", ""): p for n, p in model.named_parameters() if p.requires_grad}
 assert len(trainable) == len(data["initial"])
 with torch.no_grad():

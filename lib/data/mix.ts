@@ -53,7 +53,7 @@ export interface DatasetEntry {
   split?: string | undefined;
   /** Columns to keep; all if absent. */
   columns?: string[] | null | undefined;
-  /** Share of the rows, 0 to 1, default 1. `null` takes all without shuffling. */
+  /** Share of the rows, 0 to 1, default 1. `null` takes all without shuffling. By TRL's rule its part of the mixture. */
   weight?: number | null | undefined;
 }
 
@@ -65,6 +65,8 @@ export interface DatasetMixture {
   seed?: number | undefined;
   /** Below 1 the share, from 1 on the number of rows that become the test split. */
   test_split_size?: number | null | undefined;
+  /** How parts are taken and joined; absent: as the handbook does. See {@link mixDatasets}. */
+  rule?: "trl" | undefined;
 }
 
 /** Rows in the order of `datasets.Dataset.shuffle(seed)`. */
@@ -105,6 +107,10 @@ export function trainTestSplit<T>(
  * int(rows * weight); concatenate; shuffle(seed); split if asked. Entries may be test splits of other recipes: they
  * are poured together and split anew.
  *
+ * `rule: "trl"` is what TRL 1.16 makes of `datasets`: weights are parts of the mixture, which is as large as it can be
+ * with no row twice; of each entry the first round(part * total) rows are taken; nothing is shuffled but by the split,
+ * whose seed TRL leaves to chance.
+ *
  * Throws {@link NibbleError} `data/bad-mixture`, `data/bad-weight`, `data/missing-column`, `data/different-columns`,
  * `data/empty`, `data/bad-split`.
  */
@@ -114,7 +120,7 @@ export function mixDatasets(mixture: DatasetMixture, load: LoadSplit): Promise<D
 
 /** {@link mixDatasets} for whatever stands for rows. */
 export async function mixParts<T>(mixture: DatasetMixture, loader: PartLoader<T>): Promise<DatasetSplits<T>> {
-  const { datasets, seed = 0, test_split_size } = mixture;
+  const { datasets, seed = 0, test_split_size, rule } = mixture;
   if (!Array.isArray(datasets) || datasets.length === 0) {
     throw new NibbleError(
       "data/bad-mixture",
@@ -125,7 +131,7 @@ export async function mixParts<T>(mixture: DatasetMixture, loader: PartLoader<T>
       },
     );
   }
-  const parts: (readonly T[])[] = [];
+  const parts: { rows: readonly T[]; weight: number | null; name: string }[] = [];
   let columns: ReadonlySet<string> | undefined;
   for (const entry of datasets) {
     const { id, config, split = "train", weight = 1 } = entry;
@@ -156,9 +162,14 @@ export async function mixParts<T>(mixture: DatasetMixture, loader: PartLoader<T>
       );
     }
     columns ??= kept;
-    parts.push(weight === null ? rows : takeShare(shuffleRows(rows, seed), weight, name));
+    parts.push({ rows, weight, name });
   }
-  const mixed = shuffleRows(parts.flat(), seed);
+  const mixed = rule === "trl" ? takeParts(parts).flat() : shuffleRows(
+    parts.flatMap(({ rows, weight, name }) =>
+      weight === null ? rows : takeShare(shuffleRows(rows, seed), weight, name)
+    ),
+    seed,
+  );
   if (mixed.length === 0) throw emptyMixture("dataset_mixture");
   return test_split_size === undefined || test_split_size === null
     ? { train: mixed }
@@ -238,6 +249,25 @@ export async function mixPartsLegacy<T>(
   if (train.length === 0 && test.length === 0) throw emptyMixture("dataset_mixer");
   const order = (rows: T[]) => shuffle ? shuffleRows(rows, 42) : rows;
   return test.length === 0 ? { train: order(train) } : { train: order(train), test: order(test) };
+}
+
+/** Of each the first rows, as many as its part of the largest mixture that needs no row twice; all without parts. */
+function takeParts<T>(
+  parts: readonly { rows: readonly T[]; weight: number | null }[],
+): readonly (readonly T[])[] {
+  const sum = parts.reduce((n, { weight }) => n + (weight ?? 0), 0);
+  const total = Math.min(
+    ...parts.map(({ rows, weight }) => weight === null ? Infinity : rows.length / (weight / sum)),
+  );
+  return parts.map(({ rows, weight }) =>
+    weight === null ? rows : rows.slice(0, roundHalfToEven(weight / sum * total))
+  );
+}
+
+/** Python's `round`. */
+function roundHalfToEven(x: number): number {
+  const below = Math.floor(x);
+  return x - below === 0.5 ? below + below % 2 : Math.round(x);
 }
 
 function takeShare<T>(rows: readonly T[], share: number, where: string): readonly T[] {

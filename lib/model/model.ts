@@ -161,7 +161,7 @@ export function embed(
   noise?: EmbeddingNoise,
 ): Tensor {
   const plain = embedding(ids, model.embed);
-  // on the embedding's own output, as Transformers hooks it: before Gemma scales it and GPT-2 adds positions
+  // on the embedding's own output, as Transformers 4 hooks it: before Gemma scales it and GPT-2 adds positions
   const x = noise ? uniformNoise(plain, noise.magnitude, noise.seed) : plain;
   const scaled = model.config.family.scaledEmbedding ? scale(x, Math.sqrt(model.config.hidden_size)) : x;
   return model.positionEmbed ? add(scaled, embedding(positionIds, model.positionEmbed)) : scaled;

@@ -20,6 +20,8 @@ export const ALIASES: ReadonlyMap<string, Alias> = new Map<string, Alias>([
   ["dtype", { name: "torch_dtype" }],
   ["text_column", { name: "dataset_text_field" }],
   ["bnb_4bit_use_double_quant", { name: "use_bnb_nested_quant" }],
+  ["activation_checkpointing", { name: "gradient_checkpointing" }],
+  ["streaming", { name: "dataset_streaming" }],
   ["random_weights", { name: "nibble_random_weights" }],
   ["hub_model_revision", { name: "hub_revision" }],
   ["push_to_hub_model_id", { name: "hub_model_id" }],
@@ -33,7 +35,7 @@ export const ALIASES: ReadonlyMap<string, Alias> = new Map<string, Alias>([
 // The side that is cut away; the mode names the end that is kept.
 const SIDES = new Map<unknown, string>([["left", "keep_end"], ["right", "keep_start"]]);
 
-/** TRL 1.x: a list of {path, name, split, columns, fraction} beside a top-level `test_split_size`. */
+/** TRL 1.x: a list of {path, name, split, columns, fraction} beside a top-level `test_split_size`, mixed by its rule. */
 function mixtureFromList(list: unknown, all: ReadonlyMap<string, unknown>): unknown {
   if (!Array.isArray(list)) return list;
   const names = new Map([["path", "id"], ["name", "config"], ["fraction", "weight"]]);
@@ -42,7 +44,7 @@ function mixtureFromList(list: unknown, all: ReadonlyMap<string, unknown>): unkn
       ? Object.fromEntries(Object.entries(entry).map(([key, value]) => [names.get(key) ?? key, value]))
       : entry
   );
-  return { datasets, test_split_size: all.get("test_split_size") ?? null };
+  return { datasets, test_split_size: all.get("test_split_size") ?? null, rule: "trl" };
 }
 
 /** Keys that belong to another one and mean nothing without it. */

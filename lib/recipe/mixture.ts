@@ -7,10 +7,12 @@ import type { DatasetEntry, DatasetMixture } from "../train/settings.ts";
 import { nearest } from "../nearest.ts";
 
 const ENTRY_KEYS = ["id", "config", "split", "columns", "weight"];
-const MIXTURE_KEYS = ["datasets", "seed", "test_split_size"];
+const MIXTURE_KEYS = ["datasets", "seed", "test_split_size", "rule"];
+const RULES = ["handbook", "trl"];
 
 /**
- * Reads a `dataset_mixture`. As in the handbook, `split` defaults to train, `weight` to 1 and `seed` to 0.
+ * Reads a `dataset_mixture`. As in the handbook, `split` defaults to train, `weight` to 1 and `seed` to 0; by TRL's rule
+ * a `weight` is a share of the mixture, given for every data set or for none.
  *
  * @throws NibbleError `recipe/bad-mixture`, `recipe/unknown-key`
  */
@@ -21,17 +23,25 @@ export function readMixture(value: unknown, where: string): DatasetMixture {
   if (!Array.isArray(mixture.datasets) || mixture.datasets.length === 0) {
     throw bad("datasets must be a list of at least one data set", at);
   }
-  const datasets = mixture.datasets.map((entry, i) => readEntry(entry, `${at}, data set ${i + 1}`));
+  const rule = mixture.rule ?? "handbook";
+  if (!RULES.includes(rule as string)) throw bad(`rule must be one of ${RULES.join(", ")}`, at);
+  const trl = rule === "trl";
+  const datasets = mixture.datasets.map((entry, i) => readEntry(entry, `${at}, data set ${i + 1}`, trl));
+  const shared = datasets.filter(({ weight }) => weight !== null);
+  if (shared.length > 0 && shared.length < datasets.length) {
+    throw bad("give every data set its share of the mixture (fraction), or none", at);
+  }
   const columns = new Set(
     datasets.flatMap((entry) => entry.columns ? [entry.columns.toSorted().join(",")] : []),
   );
   if (columns.size > 1) throw bad("all data sets of a mixture must keep the same columns", at);
   const seed = mixture.seed === undefined || mixture.seed === null ? 0 : Number(mixture.seed);
   if (!Number.isInteger(seed) || seed < 0) throw bad(`seed must be a whole number, got ${mixture.seed}`, at);
-  return { datasets, seed, test_split_size: readTestSize(mixture.test_split_size, at) };
+  const test_split_size = readTestSize(mixture.test_split_size, at);
+  return { datasets, seed, test_split_size, ...(trl ? { rule: "trl" } : {}) };
 }
 
-function readEntry(value: unknown, at: string): DatasetEntry {
+function readEntry(value: unknown, at: string, trl: boolean): DatasetEntry {
   const entry = mapping(value, "a data set", at);
   onlyKeys(entry, ENTRY_KEYS, at);
   if (typeof entry.id !== "string" || entry.id === "") throw bad("id must name the data set", at);
@@ -44,7 +54,7 @@ function readEntry(value: unknown, at: string): DatasetEntry {
     config: textOr(entry.config, null),
     split: textOr(entry.split, "train"),
     columns: Array.isArray(columns) ? columns.map(String) : null,
-    weight: readShare(entry.weight ?? 1, "weight", at),
+    weight: trl ? readFraction(entry.weight, at) : readShare(entry.weight ?? 1, "weight", at),
   };
 }
 
@@ -66,6 +76,14 @@ function readShare(value: unknown, what: string, at: string): number {
   const share = typeof value === "string" && value.trim() !== "" ? Number(value) : value;
   if (typeof share === "number" && share >= 0 && share <= 1) return share;
   throw bad(`${what} must be a share from 0 to 1, got ${JSON.stringify(value)}`, at);
+}
+
+/** A part of the mixture beside the others' parts; null: all rows. */
+function readFraction(value: unknown, at: string): number | null {
+  if (value === undefined || value === null) return null;
+  const part = Number(value);
+  if (part > 0 && Number.isFinite(part)) return part;
+  throw bad(`fraction must be a number above 0, got ${JSON.stringify(value)}`, at);
 }
 
 function readTestSize(value: unknown, at: string): number | null {

@@ -10,6 +10,8 @@ export interface InspectOptions {
   color?: boolean;
   /** Also separate single tokens with a middle dot. Default false. */
   tokens?: boolean;
+  /** What the last line calls the example. Default: its row. */
+  title?: string;
 }
 
 const GREEN = "\x1b[32m", GREY = "\x1b[90m", RESET = "\x1b[0m";
@@ -49,9 +51,9 @@ export function inspectExample(
   const cut = example.truncated
     ? `, ${example.truncated} cut off${example.answerCut ? " (answer not whole)" : ""}`
     : "";
-  return `${parts.join("")}\n[row ${example.row}: ${ids.length} tokens, ${count} trained (${
-    share.toFixed(1)
-  } %)${cut}]`;
+  return `${parts.join("")}\n[${
+    options.title ?? `row ${example.row}`
+  }: ${ids.length} tokens, ${count} trained (${share.toFixed(1)} %)${cut}]`;
 }
 
 /** Text of a run of tokens; bytes are joined first, since one character may be spread over several tokens. */

@@ -26,10 +26,10 @@ export interface AnswerOptions extends ChatOptions {
 }
 
 /**
- * Encodes a prompt with one or more answers to it, each as one text, as TRL 0.9's DPOTrainer and 0.19's ORPOTrainer
- * and KTOTrainer do: a token across the boundary belongs to the answer, EOS is appended where an answer does not end
- * in it. Conversations are rendered with the generation prompt, and what all answers' renders share beyond it is
- * prompt too. BOS is added by the rule of all of nibble ({@link ChatOptions.bos}): where the tokenizer adds it.
+ * Encodes a prompt with one or more answers to it, each as one text, as TRL's DPOTrainer did until 0.9 and does
+ * since 1.0, and 0.19's ORPOTrainer and KTOTrainer do: a token across the boundary belongs to the answer, EOS is
+ * appended where an answer does not end in it. A conversation's prompt is rendered with the generation prompt, and
+ * ends where it ceases to be the beginning of every answer's render. BOS is added by the rule of all of nibble ({@link ChatOptions.bos}): where the tokenizer adds it.
  *
  * (The DPOTrainer of 0.19 encodes prompt and answer apart, without BOS, and always appends EOS: the same ids where
  * no token may lie across the boundary, no BOS is due and no answer ends in EOS.)

@@ -123,7 +123,8 @@ export async function runLoop(o: LoopOptions): Promise<{ state: LoopState; stopp
     while (state.step < o.maxSteps) {
       const lr = o.learningRate(state.step);
       const window = o.window(state.step);
-      const counts = totalCounts(objective, window);
+      const counted = window.map((batch) => objective.counts(batch));
+      const counts = totalCounts(counted);
       const units = counts[objective.unit] ?? 0;
       if (units === 0) {
         throw new NibbleError("train/no-labels", `Step ${state.step + 1} has no token to learn`, {
@@ -132,7 +133,10 @@ export async function runLoop(o: LoopOptions): Promise<{ state: LoopState; stopp
         });
       }
       o.pages.zeroGrad();
-      window.forEach((batch, micro) => trainBatch(o, batch, counts, state.step * 1009 + micro, sums));
+      window.forEach((batch, micro) => {
+        if (!counted[micro]![objective.unit]) return; // nothing to learn here, but elsewhere in the window
+        trainBatch(o, batch, counts, state.step * 1009 + micro, sums);
+      });
       await o.optimizer.step({ lr, step: state.step + 1, gradScale: 1 / units });
       gpu().stream.flush();
       gpu().pool.age(IDLE_STEPS);
@@ -208,7 +212,6 @@ export async function runLoop(o: LoopOptions): Promise<{ state: LoopState; stopp
 /** Forward and backward of one micro-batch; its gradients are sums over units, scaled in the optimizer. */
 function trainBatch(o: LoopOptions, batch: Batch, totals: Counts, seed: number, sums: Tensor): void {
   const { objective } = o;
-  if (!objective.counts(batch)[objective.unit]) return; // nothing to learn here, but elsewhere in the window
   scope(() => {
     const seeded = (base: number) => (base ^ Math.imul(seed, 0x9e3779b1)) >>> 0;
     const pass = {
@@ -259,13 +262,14 @@ export async function evaluate(
   epoch = 0,
 ): Promise<EvalLog> {
   const started = performance.now();
-  const used = batches.filter((batch) => objective.counts(batch)[objective.unit]);
+  const counted = batches.map((batch) => ({ batch, counts: objective.counts(batch) }));
+  const used = counted.filter(({ counts }) => counts[objective.unit]);
   if (used.length === 0) {
     throw new NibbleError("train/empty-eval", "The evaluation rows have no token that the loss counts");
   }
-  const totals = totalCounts(objective, used);
+  const totals = totalCounts(used.map(({ counts }) => counts));
   const sums = keep(zeros([1, objective.metrics.length], "f32", "scratch"));
-  for (const batch of used) {
+  for (const { batch } of used) {
     noGrad(() => scope(() => addInto(sums, objective.loss(model, batch, { totals }))));
     await gpu().stream.fence();
     gpu().pool.age(IDLE_BATCHES);
@@ -282,7 +286,7 @@ export async function evaluate(
     epoch,
     eval_loss: loss!,
     ...Object.fromEntries(Object.entries(means).map(([name, value]) => [`eval_${name}`, value])),
-    eval_num_tokens: used.reduce((n, b) => n + b.trainedTokens, 0),
+    eval_num_tokens: used.reduce((n, { batch }) => n + batch.trainedTokens, 0),
     eval_runtime: (performance.now() - started) / 1000,
   };
 }

@@ -61,9 +61,7 @@ export async function prepareRun(s: TrainSettings, options: PrepareRunOptions = 
   const base = await openBase(s, options);
   try {
     const { objective, ...task } = trainTask(s);
-    const { train, test } = s.dataset_streaming && task.stream
-      ? await task.stream(base.tokenizer, s, options)
-      : await prepareSides(s, task, base.tokenizer, options);
+    const { train, test } = await prepareSides(s, task, base.tokenizer, options);
     options.onData?.("train", train.report);
     if (test) options.onData?.("eval", test.report);
     const order = trainingOrder(train, s);
@@ -81,13 +79,14 @@ export async function prepareRun(s: TrainSettings, options: PrepareRunOptions = 
   }
 }
 
-/** Both sides with their rows in memory. */
-async function prepareSides(
+/** Reads both sides and encodes them, with their rows in memory or, with `dataset_streaming`, one by one. */
+export async function prepareSides(
   s: TrainSettings,
-  { prepare }: Pick<TrainTask, "prepare">,
+  { prepare, stream }: Pick<TrainTask, "prepare" | "stream">,
   tokenizer: Tokenizer,
-  options: PrepareRunOptions,
+  options: OpenBaseOptions,
 ): Promise<{ train: Prepared; test: Prepared | undefined }> {
+  if (s.dataset_streaming && stream) return await stream(tokenizer, s, options);
   const rows = await loadRows(s, options).catch((error) => standInRows(s, error, options.onNote));
   const train = prepare(rows.train, tokenizer, s, "train");
   return { train, test: rows.test && evaluates(s) ? prepare(rows.test, tokenizer, s, "eval") : undefined };

@@ -26,12 +26,15 @@ import {
 } from "./prepare.ts";
 import type { TrainSettings } from "./settings.ts";
 
+/** Strategies that lose no token of an example longer than a row. */
+const LOSSLESS: readonly string[] = ["bfd_split", "wrapped"];
+
 /** The settings that encoding reads. */
 function tokenizeOptions(s: TrainSettings): TokenizeOptions {
   return {
     columns: { task: s.nibble_task === "cpt" ? "text" : "sft", text_column: s.dataset_text_field },
     encode: {
-      max_length: s.packing && s.packing_strategy === "wrapped" ? undefined : s.max_length ?? undefined,
+      max_length: s.packing && LOSSLESS.includes(s.packing_strategy) ? undefined : s.max_length ?? undefined,
       truncation_mode: s.truncation_mode,
       assistant_only_loss: s.assistant_only_loss,
       completion_only_loss: s.completion_only_loss ?? undefined,

@@ -126,9 +126,11 @@ async function score(
   try {
     for (const [i, items] of batches.entries()) {
       if (signal?.aborted) {
+        if (waiting.length > 0) await readBack(); // what is done is kept for the next run
         throw new NibbleError(
           "train/stopped",
           "Stopped while the reference was scored; nothing is trained yet",
+          { remedy: "Run the same command again: it goes on with the rows that have no score yet." },
         );
       }
       const sums = noGrad(() => scope(() => objective.score(model, side.batch(items))));

@@ -74,6 +74,24 @@ Deno.test("mixDatasets: an absent weight is 1, which shuffles before concatenati
   assert.deepEqual(await mixDatasets({ datasets: [{ id: "a" }] }, load), { train: shuffleRows(once, 0) });
 });
 
+Deno.test("mixDatasets: by TRL's rule weights are parts of the mixture, and the first rows are taken in order", async () => {
+  const rule = "trl" as const;
+  const texts = (rows: Row[]) => rows.map(({ text }) => text);
+  const first = (id: string, n: number) => texts(hundred(`${id}/train/`).slice(0, n));
+  const mix = async (weights: (number | null)[], more = {}) =>
+    await mixDatasets(
+      { datasets: weights.map((weight, i) => ({ id: "ab"[i]!, weight })), rule, ...more },
+      load,
+    );
+  // 100 rows are three quarters of at most 133 1/3: a third of them are of b
+  assert.deepEqual(texts((await mix([3, 1])).train), [...first("a", 100), ...first("b", 33)]);
+  // 100 rows are 8/9 of 112.5; the others are 12.5 of them, and Python rounds that to the even number
+  assert.deepEqual(texts((await mix([0.8, 0.1])).train), [...first("a", 100), ...first("b", 12)]);
+  assert.deepEqual(texts((await mix([null, null])).train), [...first("a", 100), ...first("b", 100)]);
+  const whole = [...hundred("a/train/"), ...hundred("b/train/")];
+  assert.deepEqual(await mix([null, null], { test_split_size: 0.1, seed: 3 }), trainTestSplit(whole, 0.1, 3));
+});
+
 Deno.test("mixDatasets: columns are kept, missing and different ones are errors", async () => {
   const { train } = await mixDatasets({ datasets: [{ id: "a", columns: ["text"] }] }, load);
   assert.deepEqual(Object.keys(train[0]), ["text"]);

@@ -60,6 +60,16 @@ const CHOICES: Record<string, StreamChoice> = {
       test_split_size: 0.2,
     },
   },
+  "parts of a mixture by TRL's rule": {
+    mixture: {
+      datasets: [{ id: "a", columns: ["messages"], weight: 2 }, {
+        id: "b",
+        columns: ["messages"],
+        weight: 1,
+      }],
+      ...{ test_split_size: 4, rule: "trl" },
+    },
+  },
   "a mixer of the older dialect": {
     legacy: { dataset_mixer: { a: 0.4, b: 1 }, dataset_splits: ["train", "test"] },
   },

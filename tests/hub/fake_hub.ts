@@ -54,9 +54,18 @@ export interface FakeHub extends AsyncDisposable {
 
 const bytes = (content: string | Uint8Array) =>
   typeof content === "string" ? new TextEncoder().encode(content) : content;
-const sha1 = (data: Uint8Array) =>
-  createHash("sha1").update(`blob ${data.length}\0`).update(data).digest("hex");
-export const sha256 = (data: Uint8Array): string => createHash("sha256").update(data).digest("hex");
+/** Remembers what was computed of an array: weights are asked for by many pages of a tree. */
+function remembered(hash: (data: Uint8Array) => string): (data: Uint8Array) => string {
+  const known = new WeakMap<Uint8Array, string>();
+  return (data) => known.get(data) ?? known.set(data, hash(data)).get(data)!;
+}
+const sha1 = remembered((data) =>
+  createHash("sha1").update(`blob ${data.length}\0`).update(data).digest("hex")
+);
+/** sha256 of a file. */
+export const sha256: (data: Uint8Array) => string = remembered((data) =>
+  createHash("sha256").update(data).digest("hex")
+);
 
 /** Starts a Hub with the given repositories, by `org/name`. */
 export function startHub(repos: Record<string, FakeRepo>): FakeHub {

@@ -16,6 +16,19 @@ Deno.test("mixture: everything given", () => {
   assert.equal(readMixture({ ...mixture, test_split_size: 1000 }, "x").test_split_size, 1000);
 });
 
+Deno.test("mixture: by TRL's rule shares are parts of the whole, for all or for none", () => {
+  const read = (...weights: unknown[]) =>
+    readMixture({ datasets: weights.map((weight) => ({ id: "a/b", weight })), rule: "trl" }, "x");
+  assert.deepEqual(read(3, 1).datasets.map(({ weight }) => weight), [3, 1]);
+  assert.deepEqual([read(undefined, null).datasets.map(({ weight }) => weight), read(1).rule], [
+    [null, null],
+    "trl",
+  ]);
+  assert.throws(() => read(0.5, null), /every data set its share/);
+  assert.throws(() => read(0), /fraction must be a number above 0/);
+  assert.equal(readMixture({ datasets: [{ id: "a/b" }], rule: "handbook" }, "x").rule, undefined);
+});
+
 const BAD: [value: unknown, message: RegExp][] = [
   ["a/b", /dataset_mixture must be a mapping/],
   [{ datasets: "a/b" }, /datasets must be a list/],
@@ -30,6 +43,7 @@ const BAD: [value: unknown, message: RegExp][] = [
   [{ datasets: [{ id: "a" }], test_split_size: 1.5 }, /test_split_size/],
   [{ datasets: [{ id: "a" }], test_split_size: 0 }, /test_split_size/],
   [{ datasets: [{ id: "a" }], seed: "x" }, /seed/],
+  [{ datasets: [{ id: "a" }], rule: "axolotl" }, /rule must be one of handbook, trl/],
 ];
 
 for (const [value, message] of BAD) {

@@ -60,17 +60,25 @@ test_split_size: 0.1
 warmup_steps: 0.1
 use_flash_attention_2: true
 truncation_side: right
+activation_checkpointing: true
+streaming: true
+train_sampling_strategy: random
+packing: true
+packing_strategy: bfd_split
 `;
   const { settings, provenance, ignored } = parseRecipe(text);
   assert.deepEqual(settings.dataset_mixture, {
     datasets: [{ id: "c/d", config: "default", split: "train", columns: ["messages"], weight: 0.5 }],
     seed: 0,
     test_split_size: 0.1,
+    rule: "trl",
   });
   assert.deepEqual([settings.warmup_ratio, settings.warmup_steps], [0.1, 0]);
   assert.equal(provenance.get("warmup_ratio")?.as, "warmup_steps");
   assert.equal(settings.truncation_mode, "keep_start");
-  assert.deepEqual(ignored.map(({ key }) => key), ["use_flash_attention_2"]);
+  assert.deepEqual([settings.gradient_checkpointing, settings.dataset_streaming], [true, true]);
+  assert.equal(settings.packing_strategy, "bfd_split");
+  assert.deepEqual(ignored.map(({ key }) => key), ["use_flash_attention_2", "train_sampling_strategy"]);
   assert.equal(read("nibble_task: dpo\ntruncation_side: left\n").settings.truncation_mode, "keep_end");
   refuses(() => read("test_split_size: 0.1\n"), "unknown-key", "test_split_size", "my.yaml:3");
 });

@@ -42,6 +42,12 @@ Deno.test("chat: the same greedy words each time, a stop at the limit, and error
   assert.match(half.err, /--max_new_tokens is '2.5', not a whole number of 1 or more/);
   const share = await command("tools/chat.ts", "--model", TINY, "--top_p", "7");
   assert.match(share.err, /--top_p is '7', not a number from 0 to 1/);
+  const kind = await command("tools/chat.ts", "--model", TINY, "--torch_dtype", "float8");
+  assert.match(kind.err, /--torch_dtype is 'float8', not one of auto, bfloat16, float16, float32/);
+  const bytes = async (type: string) =>
+    Number(/in ([\d.]+) MiB/.exec((await command(...say, "--torch_dtype", type)).err)?.[1]);
+  const [wide, stored] = [await bytes("float32"), await bytes("auto")];
+  assert.ok(Math.abs(wide / stored - 2) < 0.1, `${wide} MiB in float32, ${stored} as stored in 16 bits`);
   const none = await command("tools/chat.ts", "--model", "no/such-folder/here", "--prompt", "x");
   assert.equal(none.code, 1);
   assert.match(none.err, /error: /);

@@ -32,3 +32,59 @@ Deno.test("recipe explain: every setting with its origin; a misspelled key with 
   assert.equal(usage, 2);
   assert.match(help, /^Usage: deno task recipe explain/);
 });
+
+Deno.test("recipe inspect: sequences as the model gets them, the targets of the loss marked (R2)", async () => {
+  const folder = Deno.makeTempDirSync({ prefix: "nibble-inspect-" });
+  const write = (name: string, rows: unknown[]) =>
+    Deno.writeTextFileSync(`${folder}/${name}`, rows.map((row) => JSON.stringify(row) + "\n").join(""));
+  const said = (role: string, content: string) => ({ role, content });
+  write("train.jsonl", [
+    { messages: [said("user", "Who goes?"), said("assistant", "A friend.")] },
+    { messages: [said("user", "And you?"), said("assistant", "Peace!")] },
+  ]);
+  const model = ["--model_name_or_path=assets/models/tiny", `--dataset_name=${folder}`];
+  const path = `${folder}/my.yaml`;
+  Deno.writeTextFileSync(path, "max_length: 64\npacking: true\nassistant_only_loss: true\n");
+  const [code, out, err] = await recipe("inspect", path, ...model);
+  assert.equal(code, 0, err);
+  assert.match(err, /train\nrows +2 of 2\n/);
+  assert.match(
+    out,
+    /Who goes\?[^⟦]*⟦A friend\.[^⟧]*<\|im_end\|>⟧/,
+    "the answer and its stop token, and no more",
+  );
+  assert.match(out, /⟦Peace![^⟧]*<\|im_end\|>⟧/);
+  assert.match(out, /\[sequence 1, document 1 of 2: \d+ tokens, \d+ trained \(\d+\.\d %\)\]/);
+  const all = await recipe("inspect", path, ...model, "--no_assistant_only_loss");
+  assert.match(all[1], /⟦[^⟧]*Who goes\?[^⟧]*A friend/, "the whole conversation");
+  write("train.jsonl", [{
+    prompt: [said("user", "Who?")],
+    chosen: [said("assistant", "Yes.")],
+    rejected: [said("assistant", "No.")],
+  }]);
+  for (
+    const [task, first, second] of [["dpo", "pair 1, chosen", "pair 1, rejected"], [
+      "kto",
+      "answer 1, (un)?desirable",
+      "answer 2, (un)?desirable",
+    ]]
+  ) {
+    const [, shown] = await recipe(
+      "inspect",
+      path,
+      ...model,
+      "--no_packing",
+      "--max_prompt_length=32",
+      `--nibble_task=${task}`,
+    );
+    assert.match(
+      shown,
+      new RegExp(`Who\\?[^]*⟦(Yes|No)\\.[^]*\\[${first}: [^]*⟦(Yes|No)\\.[^]*\\[${second}: `),
+      task,
+    );
+  }
+  const [failed, , error] = await recipe("inspect", path, ...model, "--dataset_train_split=none");
+  assert.equal(failed, 1);
+  assert.match(error, /error: .*none/);
+  Deno.removeSync(folder, { recursive: true });
+});

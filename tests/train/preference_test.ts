@@ -5,8 +5,13 @@
 import assert from "node:assert/strict";
 import { join } from "@std/path";
 import { loadAdapter, loadModel } from "../../lib/api.ts";
-import { MERGED_ADAPTERS, readAdapter } from "../../lib/formats/mod.ts";
+import { MERGED_ADAPTERS, openSafetensors, readAdapter } from "../../lib/formats/mod.ts";
 import { gpu } from "../../lib/gpu/mod.ts";
+import type { Batch } from "../../lib/data/mod.ts";
+import type { Model } from "../../lib/model/model.ts";
+import { tensor } from "../../lib/tensor/tensor.ts";
+import type { ReferenceObjective } from "../../lib/train/objectives/preference_loss.ts";
+import { scoreReference } from "../../lib/train/reference.ts";
 import { loadRows } from "../../lib/train/prepare.ts";
 import { evaluate } from "../../lib/train/loop.ts";
 import { prepareRun } from "../../lib/train/prepare_run.ts";
@@ -157,6 +162,53 @@ homeTest(
     sweep(data, other);
   },
 );
+
+homeTest("stopped while the reference is scored, it goes on with what is missing", async () => {
+  const data = pairsFolder();
+  const s = settingsOf("dpo", data, { max_steps: 4, per_device_eval_batch_size: 2 });
+  let asked = 0;
+  const signal = {
+    get aborted() {
+      return ++asked > 3; // three batches of two pairs
+    },
+  } as AbortSignal;
+  await assert.rejects(quietTrain(s, { signal }), {
+    code: "train/stopped",
+    message: /nothing is trained yet/,
+  });
+  const { notes } = await quietTrain(s);
+  const counts = notes.flatMap((n) => /^reference +(\d+) sequences scored/.exec(n)?.[1] ?? []);
+  assert.deepEqual(counts, ["8", "8"], "of 10 training pairs 6 were scored, of 4 held-out ones none");
+  sweep(data, s.output_dir);
+});
+
+homeTest("a reference that overflows is said before training, and keeps no scores", async (home) => {
+  const data = pairsFolder();
+  const s = settingsOf("dpo", data);
+  const { files, objective, train, hash } = await prepareRun(s);
+  files.source.close();
+  const broken = {
+    ...objective as ReferenceObjective,
+    score: (
+      _: unknown,
+      batch: Batch,
+    ) => [tensor(new Float32Array(2 * batch.batch).fill(NaN), [batch.batch, 2])],
+  };
+  const reporter = { step() {}, log() {}, note() {}, done() {} };
+  const model = { path: "some/model" } as Model;
+  await assert.rejects(
+    scoreReference(s, {
+      ...{ objective: broken, model, adapter: undefined, hash, reporter },
+      sides: [{ side: train }],
+    }),
+    { code: "train/nan-reference", where: "some/model" },
+  );
+  const [kept] = [...Deno.readDirSync(join(home, ".cache/nibble/reference"))];
+  const scores = openSafetensors(join(home, ".cache/nibble/reference", kept!.name));
+  assert.ok(scores.readF32("logps").every(Number.isNaN), "NaN is what is not known");
+  scores.close();
+  sweep(data, s.output_dir);
+});
 
 for (const [task, use_peft] of [["dpo", true], ["orpo", false]] as const) {
   homeTest(

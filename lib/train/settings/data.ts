@@ -50,9 +50,11 @@ export const TEXT = {
     doc: "Which end of a sequence survives the cut." },
   packing: { type: "bool", default: false, from: "TRL 0.19", tasks: ["sft", "cpt"],
     doc: "Put several examples into one sequence; attention stays within each." },
-  packing_strategy: { type: "choice", default: "bfd", from: "TRL 1.x", choices: ["bfd", "wrapped"],
+  packing_strategy: { type: "choice", default: "bfd", from: "TRL 1.x", 
+    choices: ["bfd", "bfd_split", "wrapped"],
     needs: "packing", tasks: ["sft", "cpt"],
-    doc: "bfd: best fit, examples stay whole; wrapped: one long text cut into equal pieces." },
+    doc: "bfd: best fit, examples stay whole, cut at max_length; bfd_split: what is longer goes on in other rows; " +
+      "wrapped: one long text cut into equal pieces." },
   eval_packing: { type: "bool?", default: null, from: "TRL 0.19", tasks: ["sft", "cpt"],
     doc: "Pack evaluation rows too; null: as packing." },
   assistant_only_loss: { type: "bool", default: false, from: "TRL 0.19", tasks: ["sft"],

@@ -72,9 +72,13 @@ export type DataKey =
  */
 export function datasetPlan(settings: DatasetSettings): DatasetPlan {
   if (settings.dataset_mixture) {
-    const { datasets, seed, test_split_size } = settings.dataset_mixture;
-    const parts = datasets.map((entry): DatasetPart => ({ ...entry, shuffleFirst: true, into: "pool" }));
-    return { parts, seed, shuffleJoined: true, testSize: test_split_size };
+    const { datasets, seed, test_split_size, rule } = settings.dataset_mixture;
+    const shuffles = rule !== "trl";
+    const parts = datasets.map((entry): DatasetPart => ({
+      ...{ ...entry, weight: entry.weight ?? 1, shuffleFirst: shuffles },
+      into: "pool",
+    }));
+    return { parts, seed, shuffleJoined: shuffles, testSize: test_split_size };
   }
   if (settings.dataset_mixer) return mixerPlan(settings, settings.dataset_mixer);
   if (settings.dataset_name === null) {

@@ -9,7 +9,7 @@ const REASONS: Readonly<Record<string, string>> = {
   "uploads follow each other and none is skipped": "hub_always_push",
   "the repository's full name goes into hub_model_id": "push_to_hub_organization",
   "there is one device here": `ddp_timeout ddp_backend ddp_find_unused_parameters ddp_bucket_cap_mb
-    ddp_broadcast_buffers deepspeed fsdp fsdp_config fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap
+    ddp_broadcast_buffers ddp_static_graph ignore_bias_buffers deepspeed fsdp fsdp_config fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap
     accelerator_config parallelism_config local_rank tpu_num_cores tpu_metrics_debug mp_parameters _n_gpu
     average_tokens_across_devices log_on_each_node save_on_each_node log_level_replica past_index
     eval_use_gather_object ray_scope`,
@@ -23,17 +23,21 @@ const REASONS: Readonly<Record<string, string>> = {
   "packed 4-bit values are always stored as bytes": "bnb_4bit_quant_storage",
   "no Python code of a model is ever run":
     "trust_remote_code model_code_revision model_init_kwargs ref_model_init_kwargs",
-  "layers are recomputed in one way only": "gradient_checkpointing_kwargs",
+  "layers are recomputed in one way only": "gradient_checkpointing_kwargs activation_checkpointing_kwargs",
+  "training keeps no keys and values": "use_cache",
+  "a signal lets the step in progress end, and saves": "enable_jit_checkpoint",
   "rows are read and tokenized in this process":
     `dataset_num_proc preprocessing_num_workers dataset_batch_size num_of_sequences
     chars_per_token dataloader_num_workers dataloader_prefetch_factor dataloader_pin_memory
-    dataloader_persistent_workers eval_accumulation_steps`,
+    dataloader_persistent_workers dataloader_in_order dataloader_multiprocessing_context
+    eval_accumulation_steps`,
   "columns that are not needed are never kept": "remove_unused_columns label_names",
   "attention never crosses examples, and batches are padded to a multiple of 8":
     "padding_free pad_to_multiple_of",
-  "rows are put into a new order every epoch": "shuffle_dataset group_by_length length_column_name",
+  "rows are put into a new order every epoch":
+    "shuffle_dataset train_sampling_strategy group_by_length length_column_name",
   "the log is always written to the terminal and to output_dir": `log_level logging_dir logging_nan_inf_filter
-    disable_tqdm project trackio_space_id
+    disable_tqdm project trackio_space_id trackio_bucket_id trackio_static_space_id
     include_tokens_per_second include_num_input_tokens_seen skip_memory_metrics`,
   "a run goes on from the newest checkpoint in output_dir; resume_from_checkpoint: false starts afresh":
     "overwrite_output_dir",
@@ -78,7 +82,7 @@ export const UNBUILT_KEYS: ReadonlyMap<string, UnbuiltKey> = new Map(
     ["optim_target_modules", null, "optimizers for chosen modules (GaLore)"],
     ["adafactor", false, "the old switch of Adafactor; write optim: adafactor"],
     ["lora_target_parameters", null, "adapters on bare parameters"],
-    ["router_aux_loss_coef", 0.001, "the routing loss of mixtures of experts"],
+    ["router_aux_loss_coef", 0.001, "another weight of the routing loss than config.json's"],
     ["loss_weights", null, "several preference losses at once"],
     ["use_weighting", false, "weighted preference pairs (WPO)"],
     ["ld_alpha", null, "length-desensitised DPO"],

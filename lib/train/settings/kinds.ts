@@ -19,8 +19,8 @@ export interface DatasetEntry {
   split: string;
   /** Columns to keep; null keeps all. */
   columns: string[] | null;
-  /** Share of the rows to take, 0 to 1. */
-  weight: number;
+  /** Share of its rows to take, 0 to 1; by TRL's rule its part of the mixture, null where all rows are taken. */
+  weight: number | null;
 }
 
 /** Several data sets poured together, shuffled, and divided again. */
@@ -31,6 +31,8 @@ export interface DatasetMixture {
   seed: number;
   /** Rows (1 or more) or share (below 1) set aside for evaluation; null sets none aside. */
   test_split_size: number | null;
+  /** How parts are taken and joined; absent: as the handbook does. See `mixDatasets`. */
+  rule?: "trl";
 }
 
 /** The TypeScript type behind each kind of setting. */
