@@ -14,11 +14,12 @@ import { parameterShapes, storedShape } from "../lib/model/parameters.ts";
 import { f32ToBf16 } from "../lib/formats/mod.ts";
 import { normal } from "../lib/model/random_source.ts";
 import { anonymousBytes, watchHost } from "./memory_run.ts";
+import { option } from "./report.ts";
 
 /** Bytes of a shard, as Transformers cuts them. */
 const SHARD_BYTES = 5e9;
 
-const layers = Number(Deno.args.find((word) => word.startsWith("--layers="))?.split("=")[1] ?? 32);
+const layers = Number(option("layers", "32"));
 const config = { ...KNOWN_CONFIGS["mistralai/Mistral-7B-v0.1"]!, num_hidden_layers: layers };
 const folder = Deno.makeTempDirSync({ prefix: "nibble_checkpoint_" });
 let bytes = 0;

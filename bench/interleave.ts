@@ -41,7 +41,8 @@ export async function interleave(works: readonly (() => void)[], rounds = 5): Pr
   return times.map((own) => ({ ms: median(own), ratio: median(own.map((t, i) => t / times[0]![i]!)) }));
 }
 
-async function emptyFence(): Promise<number> {
+/** Milliseconds that waiting takes when there is nothing to wait for. */
+export async function emptyFence(): Promise<number> {
   let least = Infinity;
   for (let i = 0; i < 5; i++) {
     const started = performance.now();
@@ -55,14 +56,4 @@ async function emptyFence(): Promise<number> {
 export function median(numbers: readonly number[]): number {
   const sorted = [...numbers].sort((a, b) => a - b), half = sorted.length >> 1;
   return sorted.length % 2 === 1 ? sorted[half]! : (sorted[half - 1]! + sorted[half]!) / 2;
-}
-
-/** The value of `--name=value` among the arguments. */
-export function option(name: string, fallback: string): string {
-  return Deno.args.find((arg) => arg.startsWith(`--${name}=`))?.slice(name.length + 3) ?? fallback;
-}
-
-/** A row of a markdown table. */
-export function row(...cells: (string | number)[]): string {
-  return `| ${cells.join(" | ")} |`;
 }

@@ -6,6 +6,7 @@
 import { gpu, openGpu } from "../lib/gpu/mod.ts";
 import { empty, Tensor, tensor } from "../lib/tensor/tensor.ts";
 import { matmulInto, type MatmulKernel, type MatmulLayout } from "../lib/tensor/ops/matmul_kernel.ts";
+import { emptyFence } from "./interleave.ts";
 
 type Shape = [name: string, layout: MatmulLayout, M: number, N: number, K: number];
 
@@ -53,12 +54,7 @@ function shapes(rows: number): Shape[] {
 await openGpu();
 const rows = Deno.args.length > 0 ? Deno.args.map(Number) : [1, 8, 128, 256, 512];
 console.log(gpu().name);
-let idle = Infinity;
-for (let i = 0; i < 5; i++) {
-  const t = performance.now();
-  await gpu().stream.fence();
-  idle = Math.min(idle, performance.now() - t);
-}
+const idle = await emptyFence();
 const numbers = (n: number) => Float32Array.from({ length: n }, (_, i) => Math.sin(i));
 console.log(
   `${"product".padEnd(12)}      ${"M".padStart(6)}${"N".padStart(7)}${"K".padStart(6)}${"naive".padStart(9)}${

@@ -44,18 +44,15 @@ export function anonymousBytes(): number {
 /** Samples {@link anonymousBytes} until stopped; the event loop stands still in long submits, which a worker does not. */
 export function watchHost(): { stop(): number } {
   const code = `
+    ${anonymousBytes}
     let most = 0;
-    const look = () => {
-      const status = Deno.readTextFileSync("/proc/self/status");
-      most = Math.max(most, 1024 * Number(/^RssAnon:\\s+(\\d+) kB/m.exec(status)?.[1] ?? 0));
-      shared[0] = BigInt(most);
+    self.onmessage = ({ data }) => {
+      const shared = new BigInt64Array(data);
+      setInterval(() => shared[0] = BigInt(most = Math.max(most, anonymousBytes())), 50);
     };
-    let shared;
-    self.onmessage = ({ data }) => { shared = new BigInt64Array(data); setInterval(look, 50); };
   `;
   const buffer = new SharedArrayBuffer(8);
   const worker = new Worker(`data:text/javascript,${encodeURIComponent(code)}`, { type: "module" });
-  worker.onerror = (event) => event.preventDefault(); // no /proc: nothing is sampled
   worker.postMessage(buffer);
   return {
     stop() {

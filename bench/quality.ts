@@ -17,9 +17,8 @@ import { linearCrossEntropy } from "../lib/tensor/ops/cross_entropy.ts";
 import { noGrad } from "../lib/tensor/tape.ts";
 import { keep, scope } from "../lib/tensor/tensor.ts";
 import { train } from "../lib/train/run.ts";
+import { option } from "./report.ts";
 
-const option = (name: string, fallback: string) =>
-  Deno.args.find((arg) => arg.startsWith(`--${name}=`))?.slice(name.length + 3) ?? fallback;
 const mean = (x: readonly number[]) => x.reduce((a, v) => a + v, 0) / x.length;
 const spread = (x: readonly number[]) =>
   Math.sqrt(x.reduce((a, v) => a + (v - mean(x)) ** 2, 0) / Math.max(1, x.length - 1) / x.length);

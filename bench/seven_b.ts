@@ -7,8 +7,9 @@
 import { gpu, mib } from "../lib/gpu/mod.ts";
 import { KNOWN_CONFIGS } from "../lib/model/known_configs.ts";
 import { measureRun, TABLE_HEAD, tableRows } from "./memory_run.ts";
+import { option } from "./report.ts";
 
-const layers = Number(Deno.args.find((word) => word.startsWith("--layers="))?.split("=")[1] ?? 32);
+const layers = Number(option("layers", "32"));
 const config = { ...KNOWN_CONFIGS["mistralai/Mistral-7B-v0.1"], num_hidden_layers: layers };
 const { plan, result, hostBytes } = await measureRun("recipes/zephyr-7b-beta/sft/config_qlora.yaml", [
   "--random_weights",

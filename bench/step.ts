@@ -15,9 +15,8 @@ import { totalCounts } from "../lib/train/objective.ts";
 import { openRunDevice, prepareRun } from "../lib/train/prepare_run.ts";
 import { differentiate } from "../lib/tensor/tape.ts";
 import { scope } from "../lib/tensor/tensor.ts";
+import { option, row } from "./report.ts";
 
-const option = (name: string, fallback: string) =>
-  Deno.args.find((arg) => arg.startsWith(`--${name}=`))?.slice(name.length + 3) ?? fallback;
 const path = option("recipe", "recipes/smollm2-135m/sft/config_qlora.yaml");
 const steps = Number(option("steps", "5"));
 const overrides = Deno.args.filter((arg) => !/^--(recipe|steps)=/.test(arg));
@@ -69,20 +68,20 @@ for (let i = 0; i < steps; i++) {
   const seconds = (performance.now() - started) / 1000;
   const made = (["dispatches", "submits", "readbacks", "created", "bindGroups"] as const)
     .map((key) => after[key] - before[key]);
-  const row = [i + 1, ...made, mib(after.liveBytes), mib(after.idleBytes), seconds.toFixed(2)];
-  console.log(`| ${[...row, (tokens / seconds).toFixed(1)].join(" | ")} |`);
+  const bytes = [after.liveBytes, after.idleBytes].map(mib);
+  console.log(row(i + 1, ...made, ...bytes, seconds.toFixed(2), (tokens / seconds).toFixed(1)));
 }
 
 if (gpu().features.timestamps) {
   const times = await profile(gpu(), () => step(steps).then(() => {}));
-  const total = times.reduce((sum, row) => sum + row.milliseconds, 0);
+  const total = times.reduce((sum, { milliseconds }) => sum + milliseconds, 0);
   const share = (ms: number) => `${(100 * ms / total).toFixed(1)} %`;
   const products = times.filter(({ label }) => /^(matmul|gemv)/.test(label))
-    .reduce((sum, row) => sum + row.milliseconds, 0);
+    .reduce((sum, { milliseconds }) => sum + milliseconds, 0);
   console.log("\n| kernel | launches | ms | share |\n| --- | ---: | ---: | ---: |");
   for (const { label, launches, milliseconds } of times.slice(0, 12)) {
-    console.log(`| ${label} | ${launches} | ${milliseconds.toFixed(0)} | ${share(milliseconds)} |`);
+    console.log(row(label, launches, milliseconds.toFixed(0), share(milliseconds)));
   }
-  console.log(`| **matrix products together** | | ${products.toFixed(0)} | ${share(products)} |`);
+  console.log(row("**matrix products together**", "", products.toFixed(0), share(products)));
 }
 Deno.exit(0); // the device keeps the process alive

@@ -4,7 +4,13 @@
  * @module
  */
 import { dirname } from "@std/path";
-import { contentHashOf, makeOutputFolder, openModel, readAdapter, type TensorSource } from "./formats/mod.ts";
+import {
+  contentHashOf,
+  makeOutputFolder,
+  openModelSides,
+  readAdapter,
+  type TensorSource,
+} from "./formats/mod.ts";
 import { type Gpu, type GpuOptions, openGpu } from "./gpu/mod.ts";
 import { fetchModel } from "./hub/mod.ts";
 import { type ModelChain, openChain, resolveModel } from "./lora/chain.ts";
@@ -144,9 +150,7 @@ export async function loadTokenizer(path: string, options: { revision?: string }
       path: folder,
     });
   }
-  const files = openModel(folder);
-  files.source.close();
-  return createTokenizer(files);
+  return createTokenizer(openModelSides(folder));
 }
 
 /** An adapter with the parameters that it owns. */

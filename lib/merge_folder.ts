@@ -11,6 +11,7 @@ import {
   makeOutputFolder,
   type ModelFiles,
   openModel,
+  openModelSides,
   readAdapter,
   writeGgufAdapter,
   writeGgufModel,
@@ -177,8 +178,7 @@ export function storedDtype(path: string): "F16" | "BF16" {
 
 /** generation_config.json: the base's, with the tokenizer's stop tokens. */
 export function writeGeneration(output: string, base: string, tokenizer: Tokenizer): void {
-  const { source, generationConfig } = openModel(base);
-  source.close();
+  const { generationConfig } = openModelSides(base);
   const eos = tokenizer.eosIds.length === 1 ? tokenizer.eosIds[0] : tokenizer.eosIds;
   const text = JSON.stringify({ ...generationConfig, eos_token_id: eos }, null, 2) + "\n";
   writeText(join(output, "generation_config.json"), text);

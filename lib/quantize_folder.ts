@@ -4,7 +4,7 @@
  */
 import { join } from "@std/path";
 import { loadModel, loadTokenizer } from "./api.ts";
-import { makeOutputFolder, openModel } from "./formats/mod.ts";
+import { makeOutputFolder, openModelSides } from "./formats/mod.ts";
 import { writeQuantizedModel } from "./lora/merge_4bit.ts";
 import { storedDtype, writeGeneration } from "./merge_folder.ts";
 import { describeLoad, type QuantizationConfig } from "./model/load.ts";
@@ -56,7 +56,5 @@ export async function quantizeFolder(options: QuantizeFolderOptions): Promise<st
 }
 
 function hasTokenizer(path: string): boolean {
-  const files = openModel(path);
-  files.source.close();
-  return files.tokenizerJson !== undefined;
+  return openModelSides(path).tokenizerJson !== undefined;
 }

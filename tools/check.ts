@@ -4,9 +4,10 @@
  * @module
  */
 import { fromFileUrl, join, resolve } from "@std/path";
+import { asksForHelp } from "./command.ts";
 import { readNotebook, staleCells, textOf } from "./notebook_file.ts";
 
-if (Deno.args.includes("--help") || Deno.args.includes("-h")) {
+if (asksForHelp(Deno.args)) {
   console.log(
     "Usage: deno task check\n\nChecks formatting, lint and types of code, examples and notebooks, and that the " +
       "notebooks' outputs\nare those of their code. Writes nothing. Exit status 1 when a part fails.",

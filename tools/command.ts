@@ -27,6 +27,11 @@ export function readOptions<const T extends Options>(command: string, options: T
   }
 }
 
+/** Whether `--help` is among the words of a command that has few options or none. */
+export function asksForHelp(words: readonly string[]): boolean {
+  return words.includes("--help") || words.includes("-h");
+}
+
 /** The error for an option that cannot be. */
 export function badOption(command: string, what: string): NibbleError {
   return new NibbleError(`${command}/arguments`, what, { remedy: "--help lists the options." });

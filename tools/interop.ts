@@ -12,6 +12,7 @@
 import { fromFileUrl, join } from "@std/path";
 import { NibbleError } from "../lib/errors.ts";
 import { nibbleCache } from "../lib/hub/settings.ts";
+import { asksForHelp } from "./command.ts";
 import { ensurePython } from "./python.ts";
 
 const ROOT = fromFileUrl(new URL("..", import.meta.url));
@@ -119,7 +120,7 @@ Checks with Python's libraries what nibble writes, and with nibble what they wri
 tests/interop; without any, all are run. The packages are installed in an environment of their own.`;
 
 async function main(names: string[]): Promise<number> {
-  if (names.includes("--help") || names.includes("-h")) {
+  if (asksForHelp(names)) {
     console.log(HELP);
     return 0;
   }

@@ -7,6 +7,7 @@
 import { basename, dirname, join, resolve } from "@std/path";
 import { NibbleError } from "../lib/errors.ts";
 import { isFile } from "../lib/formats/mod.ts";
+import { asksForHelp } from "./command.ts";
 import { ensureJupyter, jupyterEnv, LAB, PYTHON, registerKernel, ROOT, RUN } from "./jupyter.ts";
 import { quiet } from "./python.ts";
 import {
@@ -117,7 +118,7 @@ notebooks without a window, all of them or those named, tries their exercises, a
   --write   put the outputs into the notebooks too, without times`;
 
 async function main(args: string[]): Promise<number> {
-  if (args.includes("--help") || args.includes("-h")) {
+  if (asksForHelp(args)) {
     console.log(HELP);
     return 0;
   }

@@ -26,10 +26,11 @@ import { recipeOf } from "../../lib/recipe/mod.ts";
 import { setUpModel } from "../../lib/train/model_setup.ts";
 import { openRunDevice, prepareRun } from "../../lib/train/prepare_run.ts";
 import { train } from "../../lib/train/run.ts";
+import { option } from "../report.ts";
 
 const SHARED = fromFileUrl(new URL("../../../shared/", import.meta.url));
-const dump = Deno.args.find((arg) => arg.startsWith("--dump="))?.slice("--dump=".length);
-const targets = Deno.args.find((arg) => arg.startsWith("--targets="))?.slice("--targets=".length).split(",");
+const dump = option("dump");
+const targets = option("targets")?.split(",");
 const scratch = Deno.makeTempDirSync();
 
 const rows = JSON.parse(Deno.readTextFileSync(join(SHARED, "data/preferences.json"))).map(

@@ -14,10 +14,9 @@ import { openRunDevice, prepareRun } from "../../lib/train/prepare_run.ts";
 import { setUpModel } from "../../lib/train/model_setup.ts";
 import { train } from "../../lib/train/run.ts";
 import type { Batch } from "../../lib/data/mod.ts";
+import { option } from "../report.ts";
 
 const SHARED = fromFileUrl(new URL("../../../shared/", import.meta.url));
-const option = (name: string) =>
-  Deno.args.find((arg) => arg.startsWith(`--${name}=`))?.slice(name.length + 3);
 
 interface Instruction {
   instruction: string;

@@ -43,7 +43,7 @@ export type { GgufMetadata } from "./gguf_config.ts";
 export { writeGgufAdapter, type WriteGgufAdapterOptions } from "./gguf_adapter.ts";
 export { type GgufModelFacts, writeGgufModel, type WriteGgufOptions } from "./gguf_export.ts";
 export type { GgufArray, GgufValue } from "./gguf_header.ts";
-export { type ModelFiles, openModel } from "./model_files.ts";
+export { type ModelFiles, openModel, openModelSides } from "./model_files.ts";
 export {
   type Adapter,
   adapterHash,

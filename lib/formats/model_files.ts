@@ -58,6 +58,13 @@ export function openModel(path: string): ModelFiles {
   });
 }
 
+/** {@link openModel} for those who want config, tokenizer and template: the weights are closed again. */
+export function openModelSides(path: string): Omit<ModelFiles, "source"> {
+  const files = openModel(path);
+  files.source.close();
+  return files;
+}
+
 function openGgufModel(path: string): ModelFiles {
   const source = openGguf(path);
   try {

@@ -55,7 +55,7 @@ export interface BuildOptions {
 const CHUNK_ELEMENTS = 2 ** 20;
 
 /**
- * Puts a model on the device from named tensors. Each tensor is read in chunks of 16 MiB, checked for NaN, and
+ * Puts a model on the device from named tensors. Each tensor is read in chunks of 4 MiB, checked for NaN, and
  * quantized or written at once, so host memory does not grow with the model.
  *
  * @throws NibbleError `model/missing-tensor`, `model/shape`, `model/nan`, each naming the tensor; `model/unsupported`

@@ -66,7 +66,6 @@ export function checkSettings(settings: TrainSettings, where: Where): void {
     () => checkSchedule(lr_scheduler_type, settings.learning_rate, lr_scheduler_kwargs ?? {}),
   );
   located("optim-args", where("optim_args"), () => readOptimArgs(optim, optim_args));
-  const apart = settings.load_best_model_at_end ? savedApartFromEvaluation(settings) : undefined;
   if (settings.save_strategy === "best" && settings.eval_strategy === "no") {
     refuse(
       "best-model",
@@ -83,6 +82,7 @@ export function checkSettings(settings: TrainSettings, where: Where): void {
       "Keep one of them.",
     );
   }
+  const apart = settings.load_best_model_at_end ? savedApartFromEvaluation(settings) : undefined;
   if (apart) {
     refuse(
       "best-model",
@@ -121,7 +121,7 @@ function located(code: string, place: string | undefined, check: () => void): vo
 
 /** What keeps an evaluated model from being saved, as Trainer demands it of `load_best_model_at_end`. */
 function savedApartFromEvaluation(s: TrainSettings): string | undefined {
-  if (s.save_strategy === "best" && s.eval_strategy !== "no") return undefined;
+  if (s.save_strategy === "best") return undefined;
   if (s.eval_strategy === "no" || s.eval_strategy !== s.save_strategy) {
     return `eval_strategy: ${s.eval_strategy} and save_strategy: ${s.save_strategy}`;
   }

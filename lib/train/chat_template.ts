@@ -2,10 +2,10 @@
  * The chat template that a recipe gives: as text, or by the path of a file or a tokenizer.
  * @module
  */
-import { isAbsolute, join } from "@std/path";
+import { join } from "@std/path";
 import { NibbleError } from "../errors.ts";
-import { readTextIfThere } from "../formats/file.ts";
-import { openModel } from "../formats/mod.ts";
+import { isFile, openModelSides, readTextIfThere } from "../formats/mod.ts";
+import { findLocal } from "../hub/local.ts";
 import { fetchModel } from "../hub/mod.ts";
 import type { TrainSettings } from "./settings.ts";
 
@@ -25,16 +25,16 @@ export async function givenTemplate(
   options: Parameters<typeof fetchModel>[1] & { base?: string | undefined } = {},
 ): Promise<string | undefined> {
   if (chat_template !== null || path === null) return chat_template ?? undefined;
-  const places = [path, ...(options.base && !isAbsolute(path) ? [join(options.base, path)] : [])];
-  const inPlaces = (file: string) =>
-    places.map((place) => readTextIfThere(join(place, file))).find((text) => text !== undefined);
+  const itself = TEMPLATE_FILE.test(path);
+  const looked: string[] = [];
+  const place = findLocal(path, options.base, looked);
+  const file = place && (itself ? place : join(place, "chat_template.jinja"));
+  if (file && isFile(file)) return readTextIfThere(file);
   const { revision: _, ...fetching } = options; // it is that of the model trained
-  const found = TEMPLATE_FILE.test(path)
-    ? inPlaces("")
-    : inPlaces("chat_template.jinja") ?? openModel(await fetchModel(path, fetching)).chatTemplate;
+  const found = itself ? undefined : openModelSides(await fetchModel(path, fetching)).chatTemplate;
   if (found !== undefined) return found;
   throw new NibbleError("train/no-template", `chat_template_path: there is no chat template at ${path}`, {
-    where: `looked for ${places.join(", ")}`,
+    where: place ?? looked.join("; "),
     remedy: "Give a .jinja or .j2 file, or the folder or Hub name of a model whose tokenizer has a template.",
   });
 }

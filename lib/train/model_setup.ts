@@ -3,7 +3,7 @@
  * @module
  */
 import { NibbleError } from "../errors.ts";
-import { contentHashOf, type ModelFiles, openModel } from "../formats/mod.ts";
+import { contentHashOf, type ModelFiles, openModelSides } from "../formats/mod.ts";
 import { fetchModel } from "../hub/mod.ts";
 import { type Adapter, adapterShapes, addAdapter, type LoraConfig } from "../lora/lora.ts";
 import { readConfig } from "../model/config.ts";
@@ -87,7 +87,7 @@ export async function openBase(s: TrainSettings, options: OpenBaseOptions = {}):
     options.onNote?.(`model       ${base} with ${chain.adapters.map((a) => a.name).join(", ")} merged in`);
   }
   const from = s.tokenizer_name_or_path
-    ? openModel(await fetchModel(s.tokenizer_name_or_path, fetchOptions))
+    ? openModelSides(await fetchModel(s.tokenizer_name_or_path, fetchOptions))
     : last && hasTokenizer(last.folder)
     ? { ...tokenizerFiles(last.folder), path: last.folder, generationConfig: files.generationConfig }
     : files;

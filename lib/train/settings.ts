@@ -174,10 +174,14 @@ const CONDITIONS: Partial<Record<SettingName, (s: TrainSettings) => string | und
   greater_is_better: needsEvaluation,
   save_only_model: (s) => s.save_strategy === "no" ? "save_strategy: no writes no checkpoints" : undefined,
   discopop_tau: (s) => s.loss_type === "discopop" ? undefined : "only with loss_type: discopop",
-  chat_template_path: (s) => s.nibble_task === "cpt" ? "plain text is not rendered" : undefined,
   eval_delay: needsEvaluation,
-  chat_template: (s) => s.nibble_task === "cpt" ? "plain text is not rendered" : undefined,
+  chat_template: needsMessages,
+  chat_template_path: needsMessages,
 };
+
+function needsMessages(s: TrainSettings): string | undefined {
+  return s.nibble_task === "cpt" ? "plain text is not rendered" : undefined;
+}
 
 function needsName(s: TrainSettings): string | undefined {
   return s.dataset_name !== null && !s.dataset_mixture ? undefined : "only with dataset_name";

@@ -32,6 +32,12 @@ Deno.test("generated weights depend on seed and name, not on how they are read, 
   assert.ok(Math.abs(square - 0.01) < 0.00028, `${square}`);
 });
 
+/** Settings of the 7B recipe with generated weights. */
+function settings7b(...more: string[]) {
+  const path = fromFileUrl(new URL("../../recipes/zephyr-7b-beta/sft/config_qlora.yaml", import.meta.url));
+  return readRecipe(path, ["--random_weights", ...more]).settings;
+}
+
 Deno.test("known configs: the parameters that the models' names promise", () => {
   const counts = Object.entries(KNOWN_CONFIGS).map(([id, raw]) => {
     const shapes = parameterShapes(readConfig(raw, id));
@@ -49,10 +55,7 @@ gpuTest(
   "the 7B recipe is planned with nothing at hand: its weights in 4 bits, and the total in GB",
   async () => {
     await alone(async () => {
-      const path = fromFileUrl(
-        new URL("../../recipes/zephyr-7b-beta/sft/config_qlora.yaml", import.meta.url),
-      );
-      const { settings } = readRecipe(path, ["--random_weights"]);
+      const settings = settings7b();
       const notes: string[] = [];
       const plan = await planRecipe(settings, { onNote: (text) => notes.push(text) });
       const table = planTable(plan);
@@ -76,11 +79,7 @@ gpuTest(
   "the 7B recipe with paged state takes less",
   async () => {
     await alone(async () => {
-      const path = fromFileUrl(
-        new URL("../../recipes/zephyr-7b-beta/sft/config_qlora.yaml", import.meta.url),
-      );
-      const settings = (...more: string[]) => readRecipe(path, ["--random_weights", ...more]).settings;
-      const paged = await planRecipe(settings("--optim=paged_adamw_32bit"));
+      const paged = await planRecipe(settings7b("--optim=paged_adamw_32bit"));
       assert.ok(paged.memory.peakBytes < 5.005e9, `${paged.memory.peakBytes}`);
       assert.equal(paged.hostBytes, 8 * 41_943_040, "two numbers of state a weight of the adapter");
     });
@@ -135,13 +134,10 @@ Deno.test("config and tokenizer of a model are fetched without its weights, whic
 // last: the budget opens a device of its own
 Deno.test("the 7B model trained whole is refused with the number that it takes", async () => {
   await alone(async () => {
-    const path = fromFileUrl(
-      new URL("../../recipes/zephyr-7b-beta/sft/config_qlora.yaml", import.meta.url),
-    );
-    const { settings: whole } = readRecipe(path, [
-      ...["--random_weights", "--load_in_4bit=false", "--use_peft=false", "--torch_dtype=float32"],
+    const whole = settings7b(
+      ...["--load_in_4bit=false", "--use_peft=false", "--torch_dtype=float32"],
       "--nibble_memory_budget_gb=24",
-    ]);
+    );
     await assert.rejects(planRecipe(whole), (error: unknown) => {
       assert.ok(error instanceof NibbleError && error.code === "gpu/budget", String(error));
       const needed = Number(/needs (\d+) MiB/.exec(error.message)?.[1]) * 2 ** 20;

@@ -24,6 +24,13 @@ const OVERSHOOT: Partial<TrainSettings> = {
   ...{ eval_strategy: "steps", eval_steps: 1, save_strategy: "steps", save_steps: 1, save_total_limit: 1 },
 };
 
+/** The evaluations of a run's history, in their order. */
+function evaluations(history: Record<string, number>[]): { step: number; eval_loss: number }[] {
+  return history.flatMap(({ step, eval_loss }) =>
+    eval_loss === undefined ? [] : [{ step: step!, eval_loss }]
+  );
+}
+
 for (
   const [what, file, more] of [
     ["LoRA", "adapter_model.safetensors", {}],
@@ -40,10 +47,7 @@ for (
     const s = tinySettings(data, { ...OVERSHOOT, ...more, load_best_model_at_end: true });
     const r = await quietTrain(s);
     const { best_global_step, best_metric, best_model_checkpoint, log_history } = stateOf(s.output_dir);
-    const evals: { step: number; eval_loss: number }[] = log_history.filter((e: { eval_loss?: number }) =>
-      "eval_loss" in e
-    );
-    const onTheWay = evals.slice(0, 5);
+    const onTheWay = evaluations(log_history).slice(0, 5);
     assert.deepEqual(onTheWay.map((e) => e.step), [1, 2, 3, 4, 5]);
     const least = onTheWay.reduce((a, b) => b.eval_loss < a.eval_loss ? b : a);
     assert.notEqual(
@@ -77,9 +81,7 @@ gpuTest(
     });
     await quietTrain(s);
     const { log_history, best_global_step } = stateOf(s.output_dir);
-    const evals: { step: number; eval_loss: number }[] = log_history.filter(
-      (e: { step: number; eval_loss?: number }) => e.step > 0 && "eval_loss" in e,
-    ).slice(0, 5);
+    const evals = evaluations(log_history).slice(0, 5);
     assert.deepEqual(evals.map((e) => e.step), [1, 2, 3, 4, 5]);
     let least = Infinity;
     const better = evals.filter(({ eval_loss }) => eval_loss < least && (least = eval_loss, true)).map((e) =>

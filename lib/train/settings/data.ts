@@ -50,7 +50,7 @@ export const TEXT = {
     doc: "Which end of a sequence survives the cut." },
   packing: { type: "bool", default: false, from: "TRL 0.19", tasks: ["sft", "cpt"],
     doc: "Put several examples into one sequence; attention stays within each." },
-  packing_strategy: { type: "choice", default: "bfd", from: "TRL 1.x", 
+  packing_strategy: { type: "choice", default: "bfd", from: "TRL 1.x",
     choices: ["bfd", "bfd_split", "wrapped"],
     needs: "packing", tasks: ["sft", "cpt"],
     doc: "bfd: best fit, examples stay whole, cut at max_length; bfd_split: what is longer goes on in other rows; " +

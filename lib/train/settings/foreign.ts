@@ -9,7 +9,8 @@ const REASONS: Readonly<Record<string, string>> = {
   "uploads follow each other and none is skipped": "hub_always_push",
   "the repository's full name goes into hub_model_id": "push_to_hub_organization",
   "there is one device here": `ddp_timeout ddp_backend ddp_find_unused_parameters ddp_bucket_cap_mb
-    ddp_broadcast_buffers ddp_static_graph ignore_bias_buffers deepspeed fsdp fsdp_config fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap
+    ddp_broadcast_buffers ddp_static_graph ignore_bias_buffers deepspeed fsdp fsdp_config fsdp_min_num_params
+    fsdp_transformer_layer_cls_to_wrap
     accelerator_config parallelism_config local_rank tpu_num_cores tpu_metrics_debug mp_parameters _n_gpu
     average_tokens_across_devices log_on_each_node save_on_each_node log_level_replica past_index
     eval_use_gather_object ray_scope`,

@@ -1,7 +1,7 @@
 /**
  * Products with an NF4 weight against the dense f32 product of the same shape: x wᵀ, and dy w of its backward pass.
  *
- *     deno run -A bench/nf4_bench.ts [--rows=1,32,512] [--models=SmolLM2,Llama,Mistral] [--rounds=5] [--budget=100]
+ *     deno run -A bench/nf4.ts [--rows=1,32,512] [--models=SmolLM2,Llama,Mistral] [--rounds=5] [--budget=100]
  *
  * A ratio of 1.10 says: a tenth more time than dense. Both are timed in turns; ratios and times are medians. Shapes of
  * more than `--budget` GFLOP are left out.
@@ -12,7 +12,8 @@ import { baseBackward, baseForward } from "../lib/model/linear.ts";
 import { quantize } from "../lib/quant/mod.ts";
 import { empty, scope, tensor } from "../lib/tensor/tensor.ts";
 import { matmulInto } from "../lib/tensor/ops/matmul_kernel.ts";
-import { interleave, option, row } from "./interleave.ts";
+import { interleave } from "./interleave.ts";
+import { option, row } from "./report.ts";
 import { LAYERS } from "./shapes.ts";
 
 const rows = option("rows", "1,32,512").split(",").map(Number);
