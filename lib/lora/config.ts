@@ -47,11 +47,13 @@ export type Init =
   | { kind: "olora" }
   /** The largest singular triplets; `niter` power iterations of a random start, or to convergence. */
   | { kind: "pissa"; niter: number | undefined }
-  | { kind: "loftq" };
+  | { kind: "loftq" }
+  /** Begins plainly; `correctQuantization` overwrites A and B once there is something to read. */
+  | { kind: "qera" };
 
 /**
  * Reads `init_lora_weights`: `true` (A Kaiming-uniform, B zero), `false` (both random, for tests), `gaussian`,
- * `pissa`, `pissa_niter_N`, `olora`, `loftq`.
+ * `pissa`, `pissa_niter_N`, `olora`, `loftq`, `qera`.
  *
  * @throws NibbleError `lora/init` for another name, and for LoftQ other than of 4 bits and one iteration
  */
@@ -60,7 +62,7 @@ export function initOf(config: LoraConfig): Init {
   if (given === true) return { kind: "default" };
   if (given === false) return { kind: "random" };
   const name = given.toLowerCase();
-  if (name === "gaussian" || name === "olora") return { kind: name };
+  if (name === "gaussian" || name === "olora" || name === "qera") return { kind: name };
   const pissa = /^pissa(?:_niter_(\d+))?$/.exec(name);
   if (pissa) return { kind: "pissa", niter: pissa[1] === undefined ? undefined : Number(pissa[1]) };
   const { loftq_bits: bits = 4, loftq_iter: iterations = 1 } = config.loftq_config ?? {};
@@ -73,7 +75,7 @@ export function initOf(config: LoraConfig): Init {
     {
       remedy: name === "loftq"
         ? "loftq_bits is 4 and loftq_iter 1: then the base stays what the files say, in 4 bits."
-        : "Supported: true, false, gaussian, pissa, pissa_niter_N, olora, loftq.",
+        : "Supported: true, false, gaussian, pissa, pissa_niter_N, olora, loftq, qera.",
     },
   );
 }

@@ -6,7 +6,8 @@
  * and quantizes the rest (PEFT refuses), OLoRA decomposes the quantized ones and quantizes the rest again (as PEFT).
  * LoftQ (Li et al. 2023, arXiv 2310.08659) makes A and B the best correction of the base's own quantization error, as
  * PEFT's `replace_lora_weights_loftq` does, and leaves the base; here they are divided by the scaling, so that they
- * correct whatever alpha is, where PEFT leaves that to the user.
+ * correct whatever alpha is, where PEFT leaves that to the user. QERA corrects it as the layer's inputs see it, in
+ * qera.ts.
  * @module
  */
 import { NibbleError } from "../errors.ts";
@@ -68,6 +69,10 @@ export function startLayer(
   if (options.rehearsal || (options.unstarted && !changedBase)) return empty;
   const even = (bound: number) => (i: number) => (2 * uniform(key, i) - 1) * bound;
   switch (init.kind) {
+    case "qera": // a plain start, until correctQuantization has seen what the layers read
+      needs4Bit(layer, "QERA");
+      checkRank(layer, r);
+      return { ...empty, a: draw(r * into, even(1 / Math.sqrt(into))) };
     case "default":
       return { ...empty, a: draw(r * into, even(1 / Math.sqrt(into))) };
     case "gaussian":
@@ -138,7 +143,7 @@ export function rounded(values: Values, type: string): Values {
 }
 
 /** `√(S/s) Vᵀ` and `U √(S/s)`, so that s B A is the matrix of the triplets. */
-function balanced(
+export function balanced(
   { u, s, v }: { u: Float64Array; s: Float64Array; v: Float64Array },
   r: number,
   { rows, columns }: Matrix,
@@ -190,21 +195,30 @@ export function minus(
 
 /** LoftQ, algorithm 1 with one round: A and B are the best correction of rank r to `Q(W)`, which stays the base. */
 function loftq(
-  { module, shape: [rows, columns], weight }: LinearLayer,
+  layer: LinearLayer,
   w: Values,
   r: number,
   scaling: number,
   seed: number,
 ): Pick<Start, "a" | "b"> {
-  if (!(weight instanceof QuantizedTensor)) {
-    throw new NibbleError("lora/init", "LoftQ corrects the error of a base in 4 bits, and this one is not", {
-      where: module,
-      remedy: "Set load_in_4bit: true, or another init_lora_weights.",
-    });
-  }
+  const [rows, columns] = layer.shape;
+  const weight = needs4Bit(layer, "LoftQ");
   const held = asQuantized(weight, w);
   const error = { rows, columns, data: w.map((v, i) => v - held[i]!) };
   return balanced(topSingular(error, r, { seed }), r, error, scaling);
+}
+
+/** The layer's weight in 4 bits, for a method that corrects its error. */
+function needs4Bit({ module, weight }: LinearLayer, method: string): QuantizedTensor {
+  if (weight instanceof QuantizedTensor) return weight;
+  throw new NibbleError(
+    "lora/init",
+    `${method} corrects the error of a base in 4 bits, and this one is not`,
+    {
+      where: module,
+      remedy: "Set load_in_4bit: true, or another init_lora_weights.",
+    },
+  );
 }
 
 /** Values as this 4-bit weight would hold them. */

@@ -60,7 +60,7 @@ export async function saveAdapter(
     ? await writeResidualBase(adapter, options.residualBase ?? `${folder}/residual_base`, options.openBase)
     : { base: options.base, revision: options.revision ?? null, base_hash: options.provenance?.base_hash };
   const parents = model.rawConfig[MERGED_ADAPTERS] as MergedAdapter[] | undefined;
-  const accounted = changed || config.init_lora_weights === "loftq";
+  const accounted = changed || CORRECTIONS.includes(`${config.init_lora_weights}`);
   const nibble: AdapterProvenance = {
     ...options.provenance,
     ...(origin.base_hash ? { base_hash: origin.base_hash } : {}),
@@ -199,8 +199,11 @@ export interface LoadAdapterOptions {
   weights?: TensorSource | undefined;
 }
 
+/** Initialisations that begin as a correction of a base in 4 bits, which PEFT would do again when it loads them. */
+const CORRECTIONS = ["loftq", "qera"];
+
 /** Initialisations that leave the base as it is, so that nothing of them is needed once A and B are there. */
-const FORGOTTEN = ["eva", "orthogonal", "mica", "gaussian", "loftq"];
+const FORGOTTEN = ["eva", "orthogonal", "mica", "gaussian", ...CORRECTIONS];
 
 /** What a saved adapter asks for on this model. */
 export function savedConfig(model: Model, saved: AdapterConfig): LoraConfig {

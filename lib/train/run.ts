@@ -5,6 +5,7 @@
 import { gpu, type MemoryReport, mib } from "../gpu/mod.ts";
 import { describeLoad } from "../model/load.ts";
 import { learningRate, warmupSteps } from "../optim/mod.ts";
+import { beginCorrected } from "./begin_corrected.ts";
 import { loadState } from "./checkpoint.ts";
 import { writeOutputs } from "./finish.ts";
 import { type HubPush, openHubPush } from "./hub_push.ts";
@@ -105,6 +106,12 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
   let setUp: TrainableModel;
   try {
     setUp = setUpModel(s, run.files, run.maxPositions, { residentBytes: run.plan.residentBytes });
+    if (setUp.adapter?.config.init_lora_weights === "qera" && !resumeFolder(s)) {
+      await beginCorrected(setUp, run, { reporter, signal: options.signal }).catch((error) => {
+        setUp.dispose();
+        throw error;
+      });
+    }
   } finally {
     run.files.source.close();
   }

@@ -49,6 +49,12 @@ const KINDS: Kind[] = [
     tensors: { "lora_A.weight": 2, "layers.1.mlp.up_proj.lora_A.weight": 1 },
     fields: { layers_to_transform: [1], rank_pattern: { up_proj: 6 }, alpha_pattern: { q_proj: 3 } },
   },
+  {
+    what: "QERA, which looks at the data first",
+    settings: { init_lora_weights: "qera", load_in_4bit: true, lora_target_modules: "all-linear" },
+    tensors: { "lora_A.weight": 14, "lora_B.weight": 14 },
+    fields: { init_lora_weights: true },
+  },
 ];
 
 for (const { what, settings, tensors, fields } of KINDS) {
@@ -77,15 +83,30 @@ for (const { what, settings, tensors, fields } of KINDS) {
     }
 
     const broken = make();
-    let steps = 0;
-    const signal = {
-      get aborted() {
-        return ++steps >= 2;
-      },
-    } as AbortSignal;
-    assert.ok((await quietTrain(broken, { signal })).stopped);
+    const stop = new AbortController();
+    const onLog = (log: object) => "loss" in log && stop.abort();
+    assert.ok((await quietTrain(broken, { signal: stop.signal, onLog })).stopped);
     await quietTrain(broken);
     assert.equal(bytesOf(broken.output_dir), bytesOf(whole.output_dir), "stopped and resumed");
     sweep(data, whole.output_dir, broken.output_dir);
   });
 }
+
+gpuTest(
+  "stopped while QERA looks at the data: nothing is written, and the buffers are given back",
+  async () => {
+    const data = dataFolder();
+    const settings = tinySettings(data, {
+      ...{ init_lora_weights: "qera", load_in_4bit: true, lora_target_modules: "all-linear", max_steps: 5 },
+    });
+    await assert.rejects(
+      quietTrain(settings, { signal: AbortSignal.abort() }),
+      /Stopped before training began/,
+    );
+    assert.throws(
+      () => Deno.statSync(`${settings.output_dir}/adapter_model.safetensors`),
+      Deno.errors.NotFound,
+    );
+    sweep(data, settings.output_dir);
+  },
+);

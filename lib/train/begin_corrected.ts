@@ -1,0 +1,46 @@
+/**
+ * The start of a run with `init_lora_weights: qera`: adapters that correct the quantization, measured on its own data.
+ * @module
+ */
+import type { Batch } from "../data/mod.ts";
+import { gpu } from "../gpu/mod.ts";
+import { correctQuantization } from "../lora/qera.ts";
+import type { TrainableModel } from "./model_setup.ts";
+import type { PreparedRun } from "./prepare_run.ts";
+import type { Reporter } from "./progress.ts";
+
+/** Tokens looked at: several times as many as the inputs of a layer have columns, for the models that fit here. */
+const TOKENS = 8192;
+
+/** Runs the first batches of the training data through the model and gives its adapters their start. */
+export async function beginCorrected(
+  { adapter }: TrainableModel,
+  run: PreparedRun,
+  { reporter, signal }: { reporter: Reporter; signal?: AbortSignal | undefined },
+): Promise<void> {
+  const batches: Batch[] = [];
+  let tokens = 0;
+  for (let i = 0; i < Math.min(run.order.maxSteps, run.order.stepsPerEpoch) && tokens < TOKENS; i++) {
+    for (const batch of run.order.window(i)) {
+      batches.push(batch);
+      tokens += batch.realTokens;
+    }
+  }
+  const started = performance.now();
+  // what training will need is free until then
+  const spare = run.plan.memory.peakBytes - gpu().pool.report().liveBytes;
+  const { layers, left } = await correctQuantization(adapter!, run.files.source, batches, {
+    momentBytes: spare / 2,
+    onProgress: (done, total) => reporter.step({ step: done, maxSteps: total }),
+    signal,
+  });
+  reporter.done();
+  const seconds = (performance.now() - started) / 1000;
+  reporter.note(
+    `corrected   ${layers} layers, seen by ${tokens} tokens: ${
+      (100 * left).toFixed(0)
+    } % of what 4 bits do to ` +
+      `their outputs (mean square) is left, ${seconds.toFixed(0)} s`,
+  );
+  gpu().pool.trim();
+}

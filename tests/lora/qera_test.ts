@@ -1,0 +1,245 @@
+import assert from "node:assert/strict";
+import { openModel, readAdapter } from "../../lib/formats/mod.ts";
+import { type Adapter, adapterShapes, addAdapter, type LoraConfig } from "../../lib/lora/lora.ts";
+import { loadAdapter, saveAdapter } from "../../lib/lora/peft.ts";
+import { type Matrix, topSingular } from "../../lib/lora/decompose.ts";
+import { type Calibration, cholesky, correction, correctQuantization } from "../../lib/lora/qera.ts";
+import { inputMoments } from "../../lib/lora/qera.ts";
+import { buildModel } from "../../lib/model/load.ts";
+import { logits, type Model } from "../../lib/model/model.ts";
+import { createParameterPages } from "../../lib/optim/mod.ts";
+import { gpuTest, randoms } from "../gpu_helper.ts";
+import { warmDevice } from "../model/tiny.ts";
+
+await warmDevice();
+
+const BASE = new URL("../parity/adapters/base", import.meta.url).pathname;
+const NF4 = { quantType: "nf4", blocksize: 64, doubleQuant: true } as const;
+const CONFIG: LoraConfig = {
+  ...{ r: 4, lora_alpha: 6, lora_dropout: 0.1, use_rslora: false, init_lora_weights: "qera" },
+  target_modules: "all-linear",
+};
+const TOKENS = Array.from({ length: 96 }, (_, i) => (i * i * 7 + 3 * i) % 61);
+
+/** The tokens in rows of `time`, each row padded at its end by `pad` tokens. */
+function batchOf(tokens: readonly number[], time: number, pad = 0): Calibration {
+  const rows = tokens.length / time, width = time + pad;
+  const fill = (value: (row: number, t: number) => number) =>
+    Uint32Array.from({ length: rows * width }, (_, i) => value(Math.floor(i / width), i % width));
+  return {
+    ...{ batch: rows, time: width },
+    ids: fill((row, t) => t < time ? tokens[row * time + t]! : 60),
+    positions: fill((_, t) => t < time ? t : 0),
+    segments: fill((_, t) => t < time ? 1 : 0),
+  };
+}
+
+/** Runs `use` on the base in 4 bits, or as its files say, with an adapter. */
+async function adapted<T>(
+  config: Partial<LoraConfig>,
+  use: (model: Model, adapter: Adapter, files: ReturnType<typeof openModel>) => Promise<T>,
+  bits: 4 | 32 = 4,
+): Promise<T> {
+  const made: { dispose(): void }[] = [];
+  const note = <D extends { dispose(): void }>(thing: D) => (made.unshift(thing), thing);
+  const files = openModel(BASE);
+  try {
+    const quantization = bits === 4 ? NF4 : undefined;
+    const model = note(buildModel(files.config, files.source, { path: BASE, quantization }));
+    const all = { ...CONFIG, ...config };
+    const pages = note(createParameterPages(adapterShapes(model, all), "adapter"));
+    const adapter = addAdapter(model, all, pages.tensors, 1, { weights: files.source });
+    note({ dispose: () => adapter.remove() });
+    return await use(model, adapter, files);
+  } finally {
+    made.forEach((m) => m.dispose());
+    files.source.close();
+  }
+}
+
+const distance = (x: ArrayLike<number>, y: ArrayLike<number>) =>
+  Math.sqrt(Array.from(x).reduce((sum, v, i) => sum + (v - y[i]!) ** 2, 0));
+
+/** `‖(E − s B A) L‖² / ‖E L‖²`, computed from C = L Lᵀ itself. */
+function leftOf(
+  e: Matrix,
+  c: Matrix,
+  a: ArrayLike<number>,
+  b: ArrayLike<number>,
+  r: number,
+  s: number,
+): number {
+  const { rows, columns: n } = e;
+  const square = (m: Float64Array) => {
+    let sum = 0;
+    for (let row = 0; row < rows; row++) {
+      for (let i = 0; i < n; i++) {
+        for (let j = 0; j < n; j++) sum += m[row * n + i]! * c.data[i * n + j]! * m[row * n + j]!;
+      }
+    }
+    return sum;
+  };
+  const rest = Float64Array.from(e.data);
+  for (let row = 0; row < rows; row++) {
+    for (let k = 0; k < r; k++) {
+      for (let j = 0; j < n; j++) rest[row * n + j]! -= s * b[row * r + k]! * a[k * n + j]!;
+    }
+  }
+  return square(rest) / square(Float64Array.from(e.data));
+}
+
+const meanDiagonal = ({ rows: n, data }: Matrix) =>
+  Array.from({ length: n }, (_, i) => data[i * n + i]!).reduce((sum, v) => sum + v, 0) / n;
+
+/** `Xᵀ X` of inputs that lie near few directions. */
+function moments(n: number, tokens: number): Matrix {
+  const x = randoms(tokens * n, 3).map((v, i) => v * 2 ** -(i % n));
+  const data = new Float64Array(n * n);
+  for (let t = 0; t < tokens; t++) {
+    for (let i = 0; i < n; i++) for (let j = 0; j < n; j++) data[i * n + j]! += x[t * n + i]! * x[t * n + j]!;
+  }
+  return { rows: n, columns: n, data };
+}
+
+Deno.test("a Cholesky factor times itself is C and the damping; rounding that outweighs it is outweighed", () => {
+  const c = moments(13, 40), l = cholesky(c).data, n = 13;
+  const mean = meanDiagonal(c);
+  for (let i = 0; i < n; i++) {
+    for (let j = 0; j < n; j++) {
+      let sum = 0;
+      for (let k = 0; k < n; k++) sum += l[i * n + k]! * l[j * n + k]!;
+      const want = c.data[i * n + j]! / mean + (i === j ? 1e-4 : 0);
+      assert.ok(Math.abs(sum - want) < 1e-13 * n * n, `${i}, ${j}: ${sum}, ${want}`); // f64, traces of n
+      if (j > i) assert.equal(l[i * n + j], 0);
+    }
+  }
+  // one direction, with a rounding that makes the matrix indefinite by more than the damping
+  const one = { rows: 3, columns: 3, data: Float64Array.of(1, 1.01, 0, 1.01, 1, 0, 0, 0, 1e-9) };
+  assert.ok(cholesky(one).data.every(Number.isFinite));
+  assert.ok(
+    cholesky({ rows: 2, columns: 2, data: new Float64Array(4) }).data.every(Number.isFinite),
+    "no input",
+  );
+});
+
+Deno.test("QERA's A and B leave the least error of the outputs that their rank can, LoftQ's and changed ones more", () => {
+  const [rows, n, r, s] = [11, 13, 3, 1.5];
+  const e = { rows, columns: n, data: randoms(rows * n, 5) };
+  const c = moments(n, 200), l = cholesky(c);
+  const { a, b, left } = correction(e, [l], r, s, "m");
+  const got = leftOf(e, c, a, b, r, s);
+  assert.ok(got < 0.2, `${got} of the error is left`);
+  // `left` is of the damped C, whose damping adds 1e-4 of a mean diagonal to every direction
+  assert.ok(Math.abs(left - got) < 1e-3, `${left} is said, ${got} is left`);
+  const plain = topSingular(e, r, { seed: 1 }); // what LoftQ takes
+  const root = (k: number) => Math.sqrt(plain.s[k]! / s);
+  const loftq = leftOf(
+    e,
+    c,
+    Float64Array.from(
+      { length: r * n },
+      (_, i) => root(Math.floor(i / n)) * plain.v[i % n * r + Math.floor(i / n)]!,
+    ),
+    Float64Array.from({ length: rows * r }, (_, i) => root(i % r) * plain.u[i]!),
+    ...[r, s] as const,
+  );
+  assert.ok(got < 0.5 * loftq, `QERA ${got}, LoftQ ${loftq}`);
+  // a minimum: no direction leads down
+  for (let i = 0; i < 20; i++) {
+    const step = randoms(a.length, 50 + i).map((v) => 1e-2 * v);
+    assert.ok(leftOf(e, c, a.map((v, j) => v + step[j]!), b, r, s) > got - 1e-4, "another A");
+  }
+  // inputs in two independent groups
+  const two = [moments(8, 90), moments(5, 90)];
+  const whole = { rows: n, columns: n, data: new Float64Array(n * n) };
+  let first = 0;
+  for (const block of two) {
+    const { rows: m, data } = block, mean = meanDiagonal(block);
+    for (let i = 0; i < m; i++) {
+      for (let j = 0; j < m; j++) whole.data[(first + i) * n + first + j] = data[i * m + j]! / mean;
+    }
+    first += m;
+  }
+  const parts = correction(e, two.map(cholesky), r, s, "m");
+  assert.ok(Math.abs(leftOf(e, whole, parts.a, parts.b, r, s) - parts.left) < 1e-3, "blocks on the diagonal");
+});
+
+gpuTest(
+  "moments are the tokens' own: padding counts for nothing, and passes in pieces measure the same",
+  async () => {
+    await adapted({}, async (model, adapter) => {
+      const layers = [...adapter.layers.values()];
+      const measured = async (batches: Calibration[], bytes?: number) => {
+        const all = new Map<string, Matrix>();
+        for await (const [same, [m]] of inputMoments(model, layers, batches, bytes)) {
+          for (const { layer } of same) all.set(layer.module, m!);
+        }
+        return all;
+      };
+      const want = await measured([batchOf(TOKENS, 12)]);
+      assert.deepEqual([...want.keys()].sort(), [...adapter.layers.keys()].sort());
+      assert.equal(want.get("model.layers.0.self_attn.q_proj"), want.get("model.layers.0.self_attn.k_proj"));
+      const inPieces = await measured([batchOf(TOKENS, 12)], 5000);
+      const padded = await measured([batchOf(TOKENS, 12, 5)]);
+      const halves = await measured([batchOf(TOKENS.slice(0, 48), 12), batchOf(TOKENS.slice(48), 12)]);
+      for (const [module, m] of want) {
+        assert.deepEqual(inPieces.get(module)!.data, m.data, module);
+        const size = distance(m.data, new Float64Array(m.data.length));
+        // f32 sums of 96 products, behind two layers of which each adds a few roundings
+        for (const other of [padded, halves]) {
+          assert.ok(distance(other.get(module)!.data, m.data) < 96 * 2 ** -23 * size, module);
+        }
+      }
+      assert.ok(layers.every(({ layer }) => layer.adapter), "the adapters are back");
+    });
+  },
+);
+
+gpuTest(
+  "a QLoRA run begins closer to the base in 32 bits than with LoftQ, and is saved as plain LoRA",
+  async () => {
+    const exact = await adapted({ init_lora_weights: true }, (model) => logits(model, TOKENS), 32);
+    const plain = await adapted({ init_lora_weights: true }, (model) => logits(model, TOKENS));
+    const loftq = await adapted({ init_lora_weights: "loftq" }, (model) => logits(model, TOKENS));
+    const folder = Deno.makeTempDirSync();
+    const got = await adapted({}, async (model, adapter, files) => {
+      assert.deepEqual(await logits(model, TOKENS), plain, "until there are tokens it is the base");
+      const seen: number[] = [];
+      const report = await correctQuantization(adapter, files.source, [batchOf(TOKENS, 12)], {
+        onProgress: (done) => seen.push(done),
+      });
+      assert.deepEqual(seen, Array.from({ length: 14 }, (_, i) => i + 1));
+      assert.equal(report.layers, 14);
+      assert.ok(report.left > 0 && report.left < 1, `${report.left}`);
+      const corrected = await logits(model, TOKENS);
+      adapter.enabled = false;
+      assert.deepEqual(await logits(model, TOKENS), plain, "the base is what it was");
+      adapter.enabled = true;
+      await saveAdapter(adapter, folder, { base: BASE });
+      return corrected;
+    });
+    const { config } = readAdapter(folder);
+    assert.deepEqual([config.init_lora_weights, config.nibble?.init_lora_weights], [true, "qera"]);
+    const files = openModel(BASE);
+    const model = buildModel(files.config, files.source, { quantization: NF4 });
+    files.source.close();
+    const adapter = loadAdapter(model, folder);
+    assert.deepEqual(await logits(model, TOKENS), got, "loaded again");
+    adapter.remove();
+    model.dispose();
+    Deno.removeSync(folder, { recursive: true });
+    const [qera, other, none] = [got, loftq, plain].map((x) => distance(x, exact)) as [
+      number,
+      number,
+      number,
+    ];
+    assert.ok(qera < other && other < none, `QERA errs by ${qera}, LoftQ by ${other}, NF4 alone by ${none}`);
+  },
+);
+
+gpuTest("QERA wants 4 bits and tokens", async () => {
+  await assert.rejects(adapted({}, () => Promise.resolve(), 32), /QERA corrects.*4 bits/);
+  await adapted({}, async (_, adapter, files) => {
+    await assert.rejects(correctQuantization(adapter, files.source, []), /No tokens to look at/);
+  });
+});
