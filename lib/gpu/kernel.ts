@@ -82,7 +82,7 @@ export interface KernelRunner {
 /** @param debug prints every launch (`NIBBLE_DEBUG=kernels`) */
 export function createRunner(device: GPUDevice, stream: CommandStream, debug: boolean): KernelRunner {
   const variants = new Map<string, Variant>();
-  const groups = new Map<string, GPUBindGroup>();
+  const groups = new Map<string, { group: GPUBindGroup; ids: readonly number[] }>();
   const keysOfBuffer = new Map<number, Set<string>>();
   const limits = device.limits;
   let groupsMade = 0;
@@ -123,59 +123,62 @@ export function createRunner(device: GPUDevice, stream: CommandStream, debug: bo
     );
   }
 
+  /**
+   * The bytes that a launch may touch: what it asked for is checked, what is bound reaches to the buffer's end, so that
+   * one group serves every length that begins there. Two parts of one buffer are bound as they are, apart.
+   */
+  function boundRange(kernel: Kernel, options: LaunchOptions, name: string, range: BufferRange) {
+    const { buffer, offset = 0 } = range;
+    const room = buffer.size - offset, most = limits.maxStorageBufferBindingSize;
+    const size = Math.ceil((range.bytes ?? room) / 4) * 4;
+    if (size > most || size > room) {
+      throw new NibbleError("gpu/bind", `Cannot bind '${name}': ${size} bytes at ${offset}`, {
+        where: `${describe(kernel, options)}; buffer of ${buffer.size} bytes, ` +
+          `${buffer.references} owners, bindings up to ${most}`,
+      });
+    }
+    const parts =
+      Object.values(options.bind).filter((r) => "buffer" in r && r.buffer.id === buffer.id).length;
+    return { offset, size: parts > 1 ? size : Math.min(room, most) };
+  }
+
   function bindGroup(kernel: Kernel, variant: Variant, options: LaunchOptions): GPUBindGroup {
     let key = `${variant.id}`;
-    for (const b of kernel.bindings) {
-      const range = options.bind[b.name];
-      if (!range) continue;
+    const bound = kernel.bindings.filter((b) => options.bind[b.name]).map(({ index, name }) => {
+      const range = options.bind[name]!;
       const lent = "view" in range ? range : range.buffer;
       if (lent.references <= 0) {
-        throw new NibbleError("gpu/released", `Cannot bind '${b.name}': its buffer was given back`, {
+        throw new NibbleError("gpu/released", `Cannot bind '${name}': its buffer was given back`, {
           where: describe(kernel, options),
         });
       }
-      key += "view" in range ? `|${lent.id}` : `|${lent.id}.${range.offset ?? 0}.${range.bytes ?? 0}`;
-    }
+      const part = "view" in range ? undefined : boundRange(kernel, options, name, range);
+      key += part ? `|${lent.id}.${part.offset}.${part.size}` : `|${lent.id}`;
+      return { index, range, part };
+    });
     const known = groups.get(key);
-    if (known) return known;
-    const entries: GPUBindGroupEntry[] = [];
-    for (const b of kernel.bindings) {
-      if (b.kind === "uniform") {
-        const size = Math.max(16, Math.ceil(kernel.params.length / 4) * 16);
-        entries.push({ binding: b.index, resource: { buffer: stream.uniforms, offset: 0, size } });
-        continue;
-      }
-      const range = options.bind[b.name];
-      if (!range) continue;
-      if ("view" in range) {
-        entries.push({ binding: b.index, resource: range.view });
-        note(range.id, key);
-        continue;
-      }
-      const offset = range.offset ?? 0;
-      const size = Math.ceil((range.bytes ?? range.buffer.size - offset) / 4) * 4;
-      if (
-        size > limits.maxStorageBufferBindingSize || offset + size > range.buffer.size
-      ) {
-        throw new NibbleError("gpu/bind", `Cannot bind '${b.name}': ${size} bytes at ${offset}`, {
-          where: `${describe(kernel, options)}; buffer of ${range.buffer.size} bytes, ` +
-            `${range.buffer.references} owners, bindings up to ${limits.maxStorageBufferBindingSize}`,
-        });
-      }
-      entries.push({ binding: b.index, resource: { buffer: range.buffer.raw, offset, size } });
-      note(range.buffer.id, key);
+    if (known) return known.group;
+    const entries: GPUBindGroupEntry[] = bound.map(({ index, range, part }) => ({
+      binding: index,
+      resource: "view" in range ? range.view : { buffer: range.buffer.raw, ...part },
+    }));
+    for (const b of kernel.bindings.filter(({ kind }) => kind === "uniform")) {
+      const size = Math.max(16, Math.ceil(kernel.params.length / 4) * 16);
+      entries.push({ binding: b.index, resource: { buffer: stream.uniforms, offset: 0, size } });
     }
     const group = device.createBindGroup({ label: kernel.name, layout: variant.layout, entries });
-    groups.set(key, group);
+    const ids = bound.map(({ range }) => "view" in range ? range.id : range.buffer.id);
+    groups.set(key, { group, ids });
+    for (const id of ids) keysOf(id).add(key);
     groupsMade++;
     return group;
   }
 
-  /** The bind group of that key goes when the buffer or texture goes. */
-  function note(id: number, key: string): void {
-    const keys = keysOfBuffer.get(id);
-    if (keys) keys.add(key);
-    else keysOfBuffer.set(id, new Set([key]));
+  /** Keys of the groups that name this buffer or texture. */
+  function keysOf(id: number): Set<string> {
+    const keys = keysOfBuffer.get(id) ?? new Set();
+    keysOfBuffer.set(id, keys);
+    return keys;
   }
 
   function uniformBlock(kernel: Kernel, params: Record<string, number>): ArrayBuffer {
@@ -221,7 +224,10 @@ export function createRunner(device: GPUDevice, stream: CommandStream, debug: bo
       });
     },
     forget(id) {
-      for (const key of keysOfBuffer.get(id) ?? []) groups.delete(key);
+      for (const key of keysOf(id)) {
+        for (const other of groups.get(key)!.ids) if (other !== id) keysOf(other).delete(key);
+        groups.delete(key);
+      }
       keysOfBuffer.delete(id);
     },
     compiled: () => variants.size,

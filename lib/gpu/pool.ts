@@ -218,6 +218,8 @@ export function createPool(
     age(most) {
       generation++;
       destroyIdle(generation - most);
+      // equal steps ask in an equal order: from equal lists they get the same buffers, whose bind groups are known
+      for (const list of idle.values()) list.sort((a, b) => a.lent.id - b.lent.id);
     },
     resetPeak() {
       peakBytes = liveBytes;

@@ -232,6 +232,24 @@ export function tensor(
   return t;
 }
 
+/**
+ * `[rows, columns]` in a buffer for `room` rows. For what has another length in every step: as long as the room is the
+ * same, the pool hands out the same buffers again.
+ */
+export function emptyRows(rows: number, columns: number, room: number, dtype: DType = "f32"): Tensor {
+  const whole = empty([room, columns], dtype);
+  const part = whole.slice(0, rows);
+  whole.dispose();
+  return part;
+}
+
+/** Integers from the host as `[length, 1]`, in a buffer for `room` of them; see {@link emptyRows}. */
+export function indices(data: Uint32Array<ArrayBuffer>, room: number): Tensor {
+  const t = emptyRows(data.length, 1, room, "u32");
+  t.write(data);
+  return t;
+}
+
 /** An error that shows the shapes. */
 export function shapeError(op: string, what: string): NibbleError {
   return new NibbleError("tensor/shape", `${op}: ${what}`);

@@ -6,7 +6,7 @@ import { forward, modelInput } from "../../lib/model/model.ts";
 import { createOptimizer, createParameterPages } from "../../lib/optim/mod.ts";
 import { linearCrossEntropy } from "../../lib/tensor/ops/cross_entropy.ts";
 import { differentiate } from "../../lib/tensor/tape.ts";
-import { empty, keep, scope, tensor, zeros } from "../../lib/tensor/tensor.ts";
+import { empty, keep, scope, type Tensor, tensor, zeros } from "../../lib/tensor/tensor.ts";
 import { adapterShapes, addAdapter } from "../../lib/lora/lora.ts";
 import { gpuTest } from "../gpu_helper.ts";
 import { memorySource, tinyConfig, tinyWeights, warmDevice } from "../model/tiny.ts";
@@ -244,4 +244,43 @@ Deno.test("the device: one is shared, options open another, and a closed one is 
   small.close();
   assert.throws(() => gpu(), (e: unknown) => e instanceof NibbleError && e.code === "gpu/not-open");
   await openGpu();
+});
+
+gpuTest("a bind group serves every length from its start, and goes with any of its buffers", async () => {
+  const { kernels, pool } = gpu();
+  const add = defineKernel(
+    "add_one",
+    `struct Params { n: u32 }
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+@compute @workgroup_size(1) fn main() { for (var i = 0u; i < p.n; i++) { y[i] = x[i] + 1.0; } }
+`,
+  );
+  const launch = (x: Tensor, y: Tensor, n: number) => {
+    const before = kernels.bindGroups();
+    const bytes = 4 * n;
+    const bind = { x: { ...x.range, bytes }, y: { ...y.range, bytes } };
+    kernels.launch(add, { params: { n }, bind, groups: [1] });
+    return kernels.bindGroups() - before;
+  };
+  pool.trim();
+  const x = tensor(new Float32Array(192), [192]), y = zeros([192]);
+  assert.deepEqual([3, 192, 64, 3].map((n) => launch(x, y, n)), [1, 0, 0, 0]);
+  assert.deepEqual([...new Set(await y.data())], [1]);
+  assert.throws(() => launch(x, y, 193), /Cannot bind 'x': 772 bytes/, "a length that the buffer has not");
+  const column = x.view([192, 1]), part = column.slice(64, 192);
+  column.dispose();
+  assert.equal(launch(part, y, 3), 1, "another start");
+  part.dispose();
+  x.dispose();
+  pool.trim(); // x's buffer is destroyed, and every group that named it forgotten
+  const other = tensor(new Float32Array(192), [192]);
+  assert.equal(launch(other, y, 3), 1);
+  y.dispose();
+  pool.trim();
+  const again = zeros([192]);
+  assert.equal(launch(other, again, 3), 1);
+  other.dispose();
+  again.dispose();
 });

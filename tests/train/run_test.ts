@@ -184,18 +184,20 @@ gpuTest("memory is flat, and a logging interval reads back once", async () => {
     packing: true,
     per_device_train_batch_size: 1,
   });
-  const live: number[] = [], created: number[] = [], readbacks: number[] = [];
+  const live: number[] = [], created: number[] = [], groups: number[] = [], readbacks: number[] = [];
   await quietTrain(s, {
     onLog() {
       const report = gpu().pool.report();
       live.push(report.liveBytes);
       created.push(report.created);
+      groups.push(gpu().kernels.bindGroups());
       readbacks.push(gpu().stream.counters().readbacks);
     },
   });
   assert.equal(live.length, 34);
   assert.ok(live.every((bytes) => bytes === live[0]), `live bytes after steps 3, 6 ... 102: ${live}`);
   assert.equal(created.at(-1), created[0], "no buffer is made after the third step");
+  assert.equal(groups.at(-1), groups[0], "no bind group is made after the third step");
   for (let i = 1; i < readbacks.length; i++) {
     assert.equal(readbacks[i]! - readbacks[i - 1]!, 1, `interval ${i + 1}`);
   }

@@ -7,7 +7,7 @@ import { defineKernel, gpu } from "../../gpu/mod.ts";
 import source from "../../../wgsl/cross_entropy.wgsl" with { type: "text" };
 import { rowLanes } from "../grid.ts";
 import { record, recording } from "../tape.ts";
-import { empty, scope, type Tensor, tensor, zeros } from "../tensor.ts";
+import { empty, emptyRows, indices, scope, type Tensor, zeros } from "../tensor.ts";
 import { gatherRows } from "./embedding.ts";
 import { productInto } from "./linear.ts";
 import { matmulInto } from "./matmul_kernel.ts";
@@ -44,14 +44,14 @@ export interface HeadResult {
 export function linearCrossEntropy(x: Tensor, w: Tensor, labels: Int32Array): HeadResult {
   const index = labelledRows(labels, w.rows);
   const kept = index.length === x.rows ? x : gatherRows(x, Uint32Array.from(index));
-  const picked = tensor(Uint32Array.from(index, (i) => labels[i]!), [index.length]);
-  const stats = empty([index.length, 2]);
+  const picked = indices(Uint32Array.from(index, (i) => labels[i]!), x.rows);
+  const stats = emptyRows(index.length, 2, x.rows);
   const wantX = recording() && kept.requiresGrad;
   const wantW = recording() && w.requiresGrad;
-  const dx = wantX ? empty(kept.shape) : undefined;
+  const dx = wantX ? emptyRows(index.length, x.columns, x.rows) : undefined;
   const dw = wantW ? w.grad ?? zeros(w.shape) : undefined;
   const write = dx || dw ? 1 : 0;
-  headChunks(kept, w, (logits, first, last) => {
+  headChunks(kept, w, x.rows, (logits, first, last) => {
     gpu().kernels.launch(kernel, {
       consts: { LANES: rowLanes() },
       params: { rows: last - first, vocabulary: w.rows, first, write, scale: 1 },
@@ -94,16 +94,20 @@ export function labelledRows(labels: Int32Array, vocabulary: number): number[] {
   return index;
 }
 
-/** Calls `use` with the logits `x wᵀ` of rows `[first, last)`, chunk after chunk, each gone before the next. */
+/**
+ * Calls `use` with the logits `x wᵀ` of rows `[first, last)`, chunk after chunk, each gone before the next. There is
+ * room for `most` rows, if one chunk takes them: x has another number of rows in every step.
+ */
 export function headChunks(
   x: Tensor,
   w: Tensor,
+  most: number,
   use: (logits: Tensor, first: number, last: number) => void,
 ): void {
   // multiples of 64 rows start on a multiple of 256 bytes, as bindings must
   const rows = Math.max(64, Math.floor(Math.min(CHUNK_BYTES, gpu().maxBinding) / (4 * w.rows) / 64) * 64);
   // one buffer for all of them, the last and shorter one too, so that the pool keeps no second size
-  const room = empty([Math.min(rows, Math.ceil(x.rows / 64) * 64), w.rows], "f32", "scratch");
+  const room = empty([Math.min(rows, Math.ceil(most / 64) * 64), w.rows], "f32", "scratch");
   for (let first = 0; first < x.rows; first += rows) {
     scope(() => {
       const last = Math.min(x.rows, first + rows);

@@ -7,7 +7,7 @@ import { defineKernel, gpu } from "../../gpu/mod.ts";
 import source from "../../../wgsl/embedding.wgsl" with { type: "text" };
 import { grid1d, rowRanges } from "../grid.ts";
 import { record } from "../tape.ts";
-import { BYTES, empty, type Tensor, tensor, zeros } from "../tensor.ts";
+import { BYTES, empty, emptyRows, indices, type Tensor, tensor, zeros } from "../tensor.ts";
 import { storageKind } from "./storage.ts";
 
 const kernel = defineKernel("embedding", source);
@@ -39,8 +39,8 @@ export function embedding(ids: Uint32Array, w: Tensor): Tensor {
     const dw = w.grad ?? zeros(w.shape);
     const { distinct, starts, order } = groupRows(ids);
     const bind = {
-      ids: tensor(distinct, [distinct.length]).range,
-      starts: tensor(starts, [starts.length]).range,
+      ids: indices(distinct, ids.length).range,
+      starts: indices(starts, ids.length + 1).range,
       order: tensor(order, [order.length]).range,
       dy: dy.range,
     };
@@ -83,8 +83,8 @@ function groupRows(ids: Uint32Array) {
 /** Rows `index` of `x`, which must be distinct: `[index.length, C]`. */
 export function gatherRows(x: Tensor, index: Uint32Array): Tensor {
   const { columns } = x;
-  const onDevice = tensor(index, [index.length]);
-  const y = empty([index.length, columns]);
+  const onDevice = indices(Uint32Array.from(index), x.rows);
+  const y = emptyRows(index.length, columns, x.rows);
   const { groups, row } = grid1d(Math.ceil(index.length * columns / 64), 64);
   const params = { rows: index.length, columns, row, first: 0, last: x.rows };
   const source = x.view([x.rows, columns]);

@@ -7,7 +7,7 @@ import { defineKernel, gpu } from "../../gpu/mod.ts";
 import source from "../../../wgsl/log_probs.wgsl" with { type: "text" };
 import { grid1d, rowLanes, rowRanges } from "../grid.ts";
 import { record, recording } from "../tape.ts";
-import { empty, shapeError, type Tensor, tensor, zeros } from "../tensor.ts";
+import { empty, emptyRows, indices, shapeError, type Tensor, tensor, zeros } from "../tensor.ts";
 import { headChunks, labelledRows, rowsOf } from "./cross_entropy.ts";
 import { gatherRows } from "./embedding.ts";
 import { productInto } from "./linear.ts";
@@ -56,16 +56,17 @@ export function sequenceLogProbs(
   const index = labelledRows(labels, w.rows);
   const starts = startsOf(index, sequence, sequences);
   const kept = index.length === x.rows ? x : gatherRows(x, Uint32Array.from(index));
-  const n = [index.length];
   const onDevice = {
-    labels: tensor(Uint32Array.from(index, (i) => labels[i]!), n),
-    sequence: tensor(Uint32Array.from(index, (i) => sequence[i]!), n),
-    stats: empty([index.length, 2]),
+    labels: indices(Uint32Array.from(index, (i) => labels[i]!), x.rows),
+    sequence: indices(Uint32Array.from(index, (i) => sequence[i]!), x.rows),
+    stats: emptyRows(index.length, 2, x.rows),
   };
   const wantW = recording() && w.requiresGrad;
-  const dx = recording() && kept.requiresGrad && !wantW ? empty(kept.shape) : undefined;
+  const dx = recording() && kept.requiresGrad && !wantW
+    ? emptyRows(index.length, x.columns, x.rows)
+    : undefined;
   const run = (gradient: boolean, use: (logits: Tensor, first: number, last: number) => void) =>
-    headChunks(kept, w, (logits, first, last) => {
+    headChunks(kept, w, x.rows, (logits, first, last) => {
       gpu().kernels.launch(kernel, {
         entry: "rows",
         consts: { LANES: rowLanes(), GRADIENT: Number(gradient) },
@@ -91,7 +92,7 @@ export function sequenceLogProbs(
       scaleRows(dx!, 0, onDevice.sequence, dy);
       return [dx!.view(dx!.shape)];
     }
-    const dxAgain = kept.requiresGrad ? empty(kept.shape) : undefined;
+    const dxAgain = kept.requiresGrad ? emptyRows(index.length, x.columns, x.rows) : undefined;
     const dw = w.grad ?? zeros(w.shape);
     run(true, (logits, first, last) => {
       scaleRows(logits, first, onDevice.sequence, dy);
