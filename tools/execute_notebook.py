@@ -19,6 +19,14 @@ def variant(cell):
     return "variant" in cell.metadata.get("nibble", {})
 
 
+def write_html(notebook, path):
+    """Writes a page without addresses of other machines: figures carry what they need."""
+    exporter = HTMLExporter(require_js_url="", mathjax_url="", jquery_url="", mermaid_js_url="")
+    page, _ = exporter.from_notebook_node(notebook)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(page)
+
+
 def main(source, folder, output, html, timeout):
     warnings.filterwarnings("ignore")
     notebook = nbformat.read(source, as_version=4)
@@ -39,14 +47,11 @@ def main(source, folder, output, html, timeout):
     notebook.cells = [cell for cell in notebook.cells if not variant(cell)]
     for number, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), 1):
         cell.execution_count = number
-    # no addresses of other machines in the page: figures carry what they need
-    exporter = HTMLExporter(require_js_url="", mathjax_url="", jquery_url="", mermaid_js_url="")
-    page, _ = exporter.from_notebook_node(notebook)
-    with open(html, "w", encoding="utf-8") as file:
-        file.write(page)
+    write_html(notebook, html)
     if failure:
         print(failure)
     return 1 if failure else 0
 
 
-sys.exit(main(*sys.argv[1:]))
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -4,6 +4,7 @@
  * @module
  */
 import { fromFileUrl, join } from "@std/path";
+import { isFile } from "../lib/formats/file.ts";
 import { ensurePython, pythonOf, quiet } from "./python.ts";
 
 /** The repository. */
@@ -25,6 +26,21 @@ export const RUN: Needs = {
 };
 /** To work in them. */
 export const LAB: Needs = { modules: ["jupyterlab"], packages: ["jupyterlab>=4,<5"] };
+/** To look at them in a browser, as a test does; Playwright only drives, the browser is one that is there. */
+export const BROWSER: Needs = {
+  modules: [...RUN.modules, ...LAB.modules, "playwright"],
+  packages: [...RUN.packages, ...LAB.packages, "playwright<2"],
+};
+
+/** A Chromium on this machine: what `CHROME_PATH` names, or one under its usual names. */
+export function findChromium(): string | undefined {
+  const folders = (Deno.env.get("PATH") ?? "").split(Deno.build.os === "windows" ? ";" : ":");
+  const names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
+  const given = Deno.env.get("CHROME_PATH");
+  return [...(given ? [given] : []), ...folders.flatMap((f) => names.map((name) => join(f, name)))].find(
+    isFile,
+  );
+}
 
 /** Variables by which a kernel finds the adapter that `tools/task.ts` found. */
 const ADAPTER = [

@@ -44,6 +44,7 @@ const TASKS: Record<string, Task> = {
   test: { adapter: "any", command: test },
   "test:swiftshader": { adapter: "swiftshader", command: test },
   "test:interop": { adapter: "any", command: run("tools/interop.ts") },
+  "test:jupyterlab": { adapter: "any", command: run("tools/jupyterlab.ts") },
   bench: { adapter: "any", command: run("tools/bench.ts") },
   check: { adapter: "none", command: run("tools/check.ts") },
   notebooks: { adapter: "any", command: run("tools/notebooks.ts") },

@@ -86,25 +86,36 @@ function times(w: Matrix, x: Float64Array, n: number): Float64Array {
   const { rows, columns, data } = w;
   const y = new Float64Array(rows * n);
   for (let i = 0; i < rows; i++) {
-    const out = y.subarray(i * n, (i + 1) * n);
-    for (let j = 0; j < columns; j++) {
-      const f = data[i * columns + j]!, at = j * n;
-      for (let k = 0; k < n; k++) out[k]! += f * x[at + k]!;
-    }
+    addRows(y.subarray(i * n, (i + 1) * n), data.subarray(i * columns, (i + 1) * columns), x, n);
   }
   return y;
+}
+
+/**
+ * `out += f X` of a row f and a matrix X of rows of n numbers, four rows at a time: out is read and written a quarter
+ * as often, which is what the time goes into.
+ */
+export function addRows(out: Float64Array, f: Matrix["data"], x: Float64Array, n: number): void {
+  let j = 0;
+  for (; j + 4 <= f.length; j += 4) {
+    const f0 = f[j]!, f1 = f[j + 1]!, f2 = f[j + 2]!, f3 = f[j + 3]!;
+    const r0 = j * n, r1 = r0 + n, r2 = r1 + n, r3 = r2 + n;
+    for (let k = 0; k < out.length; k++) {
+      out[k]! += f0 * x[r0 + k]! + f1 * x[r1 + k]! + (f2 * x[r2 + k]! + f3 * x[r3 + k]!);
+    }
+  }
+  for (; j < f.length; j++) {
+    for (let k = 0; k < out.length; k++) out[k]! += f[j]! * x[j * n + k]!;
+  }
 }
 
 /** `Wᵀ X`, X `[rows, n]`; also the inner products of the columns of two matrices. */
 export function transposedTimes(w: Matrix, x: Float64Array, n: number): Float64Array {
   const { rows, columns, data } = w;
-  const y = new Float64Array(columns * n);
-  for (let i = 0; i < rows; i++) {
-    const from = x.subarray(i * n, (i + 1) * n);
-    for (let j = 0; j < columns; j++) {
-      const f = data[i * columns + j]!, at = j * n;
-      for (let k = 0; k < n; k++) y[at + k]! += f * from[k]!;
-    }
+  const y = new Float64Array(columns * n), f = new Float64Array(rows);
+  for (let j = 0; j < columns; j++) {
+    for (let i = 0; i < rows; i++) f[i] = data[i * columns + j]!;
+    addRows(y.subarray(j * n, (j + 1) * n), f, x, n);
   }
   return y;
 }

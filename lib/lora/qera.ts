@@ -23,7 +23,7 @@ import { productInto } from "../tensor/ops/linear.ts";
 import { mul } from "../tensor/ops/pointwise.ts";
 import { noGrad } from "../tensor/tape.ts";
 import { empty, keep, scope, type Tensor, tensor, zeros } from "../tensor/tensor.ts";
-import { type Matrix, topSingular } from "./decompose.ts";
+import { addRows, type Matrix, topSingular } from "./decompose.ts";
 import { balanced } from "./init.ts";
 import type { Adapter, LoraLayer } from "./lora.ts";
 
@@ -57,6 +57,9 @@ export interface Corrected {
 /** `xᵀ x` of a layer's inputs, the blocks on its diagonal of at most {@link WIDEST} columns. */
 export type Moments = readonly Matrix[];
 
+/** A square block of a lower triangular matrix. */
+type Factor = Matrix & { data: Float64Array };
+
 /** Wider inputs are taken as independent groups of this many: the factor's cost grows with the cube. */
 const WIDEST = 2048;
 /** Added to the diagonal, relative to its mean: directions that few tokens showed count for a little. */
@@ -64,6 +67,8 @@ const DAMPING = 1e-4;
 /** Power iterations of the decomposition; the singular values fall fast, since the inputs' do. */
 const ITERATIONS = 2;
 const MOMENT_BYTES = 256 * 2 ** 20;
+/** Rows of the factor taken together. */
+const BAND = 64;
 
 /**
  * Overwrites A and B of every layer in 4 bits. The base stays. Deterministic: same tokens, same bits on one driver.
@@ -123,7 +128,7 @@ async function lost({ weight }: LinearLayer, w: Float32Array): Promise<Float32Ar
  */
 export function correction(
   error: Matrix,
-  factors: readonly Matrix[],
+  factors: readonly Factor[],
   r: number,
   scaling: number,
   module: string,
@@ -133,9 +138,9 @@ export function correction(
   for (let row = 0; row < rows; row++) {
     eachBlock(factors, (l, n, first) => {
       const at = row * columns + first, out = weighed.data.subarray(at, at + n);
-      for (let k = 0; k < n; k++) {
-        const e = error.data[at + k]!, from = k * n;
-        for (let j = 0; j <= k; j++) out[j]! += e * l[from + j]!;
+      for (let k = 0; k < n; k += BAND) { // L is zero to the right of its diagonal
+        const to = Math.min(n, k + BAND), e = error.data.subarray(at + k, at + to);
+        addRows(out.subarray(0, to), e, l.subarray(k * n, to * n), n);
       }
     });
   }
@@ -158,8 +163,8 @@ export function correction(
 }
 
 function eachBlock(
-  factors: readonly Matrix[],
-  use: (l: Float32Array | Float64Array, n: number, first: number) => void,
+  factors: readonly Factor[],
+  use: (l: Float64Array, n: number, first: number) => void,
 ): void {
   let first = 0;
   for (const { rows: n, data } of factors) {
@@ -174,7 +179,7 @@ function eachBlock(
  * C is summed in f32, and where one direction outweighs all others its rounding can outweigh them too. Then a pivot
  * falls below the damping, which none can otherwise, and ten times as much is added.
  */
-export function cholesky({ rows: n, data }: Matrix): Matrix {
+export function cholesky({ rows: n, data }: Matrix): Factor {
   let trace = 0;
   for (let i = 0; i < n; i++) trace += data[i * n + i]!;
   const scale = trace > 0 ? n / trace : 0;
@@ -195,8 +200,15 @@ function factor(
     const own = l.subarray(i * n, i * n + n);
     for (let j = 0; j <= i; j++) {
       const other = l.subarray(j * n, j * n + n);
-      let sum = data[i * n + j]! * scale + (i === j ? damping : 0);
-      for (let k = 0; k < j; k++) sum -= own[k]! * other[k]!;
+      let s0 = 0, s1 = 0, s2 = 0, s3 = 0, k = 0; // four sums: one would wait for itself
+      for (; k + 4 <= j; k += 4) {
+        s0 += own[k]! * other[k]!;
+        s1 += own[k + 1]! * other[k + 1]!;
+        s2 += own[k + 2]! * other[k + 2]!;
+        s3 += own[k + 3]! * other[k + 3]!;
+      }
+      for (; k < j; k++) s0 += own[k]! * other[k]!;
+      const sum = data[i * n + j]! * scale + (i === j ? damping : 0) - (s0 + s1 + s2 + s3);
       if (i === j && !(sum > damping / 2)) return undefined;
       own[j] = i === j ? Math.sqrt(sum) : sum / other[j]!;
     }

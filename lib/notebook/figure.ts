@@ -151,6 +151,7 @@ export function figureBundle({ data, layout = {} }: Figure, svg?: string): MimeB
   const theme = document.body.dataset?.jpThemeLight;
   const dark = theme ? theme === "false" : 0.3 * r + 0.6 * g + 0.1 * b < 100;
   figure.layout.font = { ...figure.layout.font, color: dark ? "#d0d7de" : "#24292f" };
+  figure.layout.modebar = { bgcolor: "rgba(0,0,0,0)", color: "${INK}", activecolor: "${COLOURS[5]}" };
   Plotly.newPlot(place, figure.data, figure.layout, { responsive: true, displaylogo: false });
 })();`;
   const label = `role="img" aria-label="${escapeHtml(text)}"`;

@@ -125,7 +125,9 @@ export function liveTraining(options: LiveOptions = {}, before: readonly LogEntr
     log(now) {
       progress = now;
       status = "";
-      if (now.deviceBytes !== undefined) note({ step: now.step, "device MiB": now.deviceBytes / 2 ** 20 });
+      // in tenths: a few KiB more or less would fill the axis and look like a leak
+      const MiB = (now.deviceBytes ?? NaN) / 2 ** 20;
+      if (!Number.isNaN(MiB)) note({ step: now.step, "device MiB": Number(MiB.toFixed(1)) });
       soon();
     },
     done() {},

@@ -15,6 +15,7 @@ sharedMap();
 
 const DISPLAY = Symbol.for("Jupyter.display");
 const MODEL = new URL("../../assets/models/tiny", import.meta.url).pathname;
+const DATA = new URL("../../assets/data/quickstart", import.meta.url).pathname;
 const RECIPE = new URL("../../recipes/quickstart/config.yaml", import.meta.url).pathname;
 
 Deno.test("tables, escaped in HTML and one line a row in text", async () => {
@@ -94,6 +95,31 @@ gpuTest("models, adapters, recipes and plans show themselves, and what made them
   const table = (await bundleOf(recipe))["text/html"] as string;
   assert.match(table, /lora_r<\/td>.*?>3<\/td>.*?command line/);
   assert.match(Deno.inspect(recipe), /lora_r +3 +command line/);
+});
+
+gpuTest("a plan shows its bytes by kind, a finished run its losses and samples", async () => {
+  const output_dir = Deno.makeTempDirSync({ prefix: "nibble-run-" });
+  const settings = {
+    ...{ model_name_or_path: MODEL, dataset_name: DATA, output_dir, use_peft: true, lora_r: 2 },
+    ...{ max_length: 32, per_device_train_batch_size: 1, max_steps: 2, save_strategy: "no" },
+    ...{ max_eval_samples: 1, eval_on_start: true, nibble_sample_prompts: ["Praise: the <i>"] },
+  };
+  const plan = await nibble.planMemory(settings);
+  const rows = (await bundleOf(plan))["text/html"] as string;
+  assert.match(rows, /^<p><b>2 steps over \d+ sequences of at most 32 tokens<\/b><\/p><table>/);
+  for (const kind of ["base", "adapter", "gradient", "optimizer", "activation", "together"]) {
+    assert.match(rows, new RegExp(`>${kind}</td><td [^>]*>[\\d.]+ [KM]iB</td>`));
+  }
+  assert.match(Deno.inspect(plan), /together +[\d.]+ MiB +at the peak/);
+
+  const reporter = { note() {}, step() {}, log() {}, done() {} };
+  const result = await nibble.train(settings, { reporter });
+  Deno.removeSync(output_dir, { recursive: true });
+  const run = (await bundleOf(result))["text/html"] as string;
+  assert.match(run, /^<p><b>2 of 2 steps, \d+ s, [\d.]+ MiB of device memory at the peak: /);
+  assert.match(run, />before<\/td><td [^>]*>\d\.\d{4}</);
+  assert.match(run, />after<\/td><td [^>]*>\d\.\d{4}</);
+  assert.match(run, /Praise: the &lt;i&gt;/, "what a data set says is text");
 });
 
 Deno.test("a presentation is not listed, copied or compared", () => {
