@@ -109,18 +109,7 @@ export interface ForwardOptions {
  */
 export function forward(model: Model, input: ModelInput, options: ForwardOptions = {}): Tensor {
   const { config: c } = model;
-  const { positions, segments, batch, time } = input;
-  const { num_attention_heads: heads, num_key_value_heads: kvHeads, head_dim: headDim } = c;
-  const pass: Pass = {
-    context: { dropoutSeed: options.dropoutSeed },
-    balance: options.balance,
-    positions,
-    table: model.rope?.forLength(input.positionIds.reduce((a, p) => Math.max(a, p), 0) + 1),
-    attend(i, q, k, v) {
-      const { window, scale } = c.layers[i]!;
-      return attention({ q, k, v, segments, batch, time, heads, kvHeads, headDim, window, scale });
-    },
-  };
+  const pass = forwardPass(model, input, options);
   // without a backward pass to come, a block's activations are of no more use once it is through
   const transient = !recording() && !options.balance;
   let x = embed(model, input.ids, input.positionIds, options.noise);
@@ -132,6 +121,23 @@ export function forward(model: Model, input: ModelInput, options: ForwardOptions
     options.afterBlock?.(i);
   });
   return applyNorm(c, x, model.norm);
+}
+
+/** What the blocks need beside the hidden states: positions, rotations, attention over the batch. */
+export function forwardPass(model: Model, input: ModelInput, options: ForwardOptions = {}): Pass {
+  const { config: c } = model;
+  const { positions, segments, batch, time } = input;
+  const { num_attention_heads: heads, num_key_value_heads: kvHeads, head_dim: headDim } = c;
+  return {
+    context: { dropoutSeed: options.dropoutSeed },
+    balance: options.balance,
+    positions,
+    table: model.rope?.forLength(input.positionIds.reduce((a, p) => Math.max(a, p), 0) + 1),
+    attend(i, q, k, v) {
+      const { window, scale } = c.layers[i]!;
+      return attention({ q, k, v, segments, batch, time, heads, kvHeads, headDim, window, scale });
+    },
+  };
 }
 
 /**

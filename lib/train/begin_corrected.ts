@@ -27,10 +27,7 @@ export async function beginCorrected(
     }
   }
   const started = performance.now();
-  // what training will need is free until then
-  const spare = run.plan.memory.peakBytes - gpu().pool.report().liveBytes;
   const { layers, left } = await correctQuantization(adapter!, run.files.source, batches, {
-    momentBytes: spare / 2,
     onProgress: (done, total) => reporter.step({ step: done, maxSteps: total }),
     signal,
   });

@@ -3,8 +3,9 @@ import { openModel, readAdapter } from "../../lib/formats/mod.ts";
 import { type Adapter, adapterShapes, addAdapter, type LoraConfig } from "../../lib/lora/lora.ts";
 import { loadAdapter, saveAdapter } from "../../lib/lora/peft.ts";
 import { type Matrix, topSingular } from "../../lib/lora/decompose.ts";
-import { type Calibration, cholesky, correction, correctQuantization } from "../../lib/lora/qera.ts";
-import { inputMoments } from "../../lib/lora/qera.ts";
+import { type Calibration, inputMoments } from "../../lib/lora/input_moments.ts";
+import { cholesky, correction, correctQuantization } from "../../lib/lora/qera.ts";
+import { modelSource, parameterShapes } from "../../lib/model/parameters.ts";
 import { buildModel } from "../../lib/model/load.ts";
 import { logits, type Model } from "../../lib/model/model.ts";
 import { createParameterPages } from "../../lib/optim/mod.ts";
@@ -165,13 +166,15 @@ Deno.test("QERA's A and B leave the least error of the outputs that their rank c
 });
 
 gpuTest(
-  "moments are the tokens' own: padding counts for nothing, and passes in pieces measure the same",
+  "moments are the tokens' own: padding counts for nothing, weights and adapters are what they were",
   async () => {
-    await adapted({}, async (model, adapter) => {
+    await adapted({}, async (model, adapter, files) => {
       const layers = [...adapter.layers.values()];
-      const measured = async (batches: Calibration[], bytes?: number) => {
+      const source = modelSource(files.source, parameterShapes(model.config));
+      const before = layers.map(({ layer }) => [layer.weight, layer.adapter]);
+      const measured = async (batches: Calibration[]) => {
         const all = new Map<string, Matrix>();
-        for await (const [same, [m]] of inputMoments(model, layers, batches, bytes)) {
+        for await (const [same, [m]] of inputMoments(model, source, layers, batches)) {
           for (const { layer } of same) all.set(layer.module, m!);
         }
         return all;
@@ -179,18 +182,31 @@ gpuTest(
       const want = await measured([batchOf(TOKENS, 12)]);
       assert.deepEqual([...want.keys()].sort(), [...adapter.layers.keys()].sort());
       assert.equal(want.get("model.layers.0.self_attn.q_proj"), want.get("model.layers.0.self_attn.k_proj"));
-      const inPieces = await measured([batchOf(TOKENS, 12)], 5000);
+      const again = await measured([batchOf(TOKENS, 12)]);
       const padded = await measured([batchOf(TOKENS, 12, 5)]);
       const halves = await measured([batchOf(TOKENS.slice(0, 48), 12), batchOf(TOKENS.slice(48), 12)]);
       for (const [module, m] of want) {
-        assert.deepEqual(inPieces.get(module)!.data, m.data, module);
+        assert.deepEqual(again.get(module)!.data, m.data, module);
         const size = distance(m.data, new Float64Array(m.data.length));
         // f32 sums of 96 products, behind two layers of which each adds a few roundings
         for (const other of [padded, halves]) {
           assert.ok(distance(other.get(module)!.data, m.data) < 96 * 2 ** -23 * size, module);
         }
       }
-      assert.ok(layers.every(({ layer }) => layer.adapter), "the adapters are back");
+      layers.forEach(({ layer }, i) =>
+        assert.ok(layer.weight === before[i]![0] && layer.adapter === before[i]![1])
+      );
+      // of the exact model: on a base that is not quantized the same layers see the same
+      const exact = await adapted({ init_lora_weights: true }, async (model, { layers }) => {
+        const all = new Map<string, Matrix>();
+        for await (
+          const [same, [m]] of inputMoments(model, source, [...layers.values()], [batchOf(TOKENS, 12)])
+        ) {
+          for (const { layer } of same) all.set(layer.module, m!);
+        }
+        return all;
+      }, 32);
+      for (const [module, m] of want) assert.deepEqual(exact.get(module)!.data, m.data, module);
     });
   },
 );
