@@ -193,6 +193,23 @@ gpuTest(
           assert.ok(distance(other.get(module)!.data, m.data) < 96 * 2 ** -23 * size, module);
         }
       }
+      // inputs too wide for one factor: the blocks on the diagonal
+      for await (const [same, parts] of inputMoments(model, source, layers, [batchOf(TOKENS, 12)], 20)) {
+        const { rows: n, data } = want.get(same[0]!.layer.module)!;
+        let first = 0;
+        for (const { rows, data: part } of parts) {
+          assert.ok(rows <= 20);
+          for (let i = 0; i < rows * rows; i++) {
+            const there = data[(first + Math.floor(i / rows)) * n + first + i % rows]!;
+            assert.ok(
+              Math.abs(part[i]! - there) <= 96 * 2 ** -23 * Math.abs(there) + 1e-6,
+              `${part[i]}, ${there}`,
+            );
+          }
+          first += rows;
+        }
+        assert.equal(first, n);
+      }
       layers.forEach(({ layer }, i) =>
         assert.ok(layer.weight === before[i]![0] && layer.adapter === before[i]![1])
       );
