@@ -22,6 +22,7 @@ import {
   startWalk,
   stateOf,
 } from "./reference_helper.ts";
+import { within } from "../parity/within.ts";
 
 const { steps, rates, weight_decay } = reference;
 
@@ -56,7 +57,7 @@ for (const { optim, optim_args, key, norms } of reference.cases) {
         const metrics = await walk.optimizer.metrics.data();
         // sums of 1,274 squares in f32 on both sides, in different order; then a root, which halves the error
         const off = Math.abs(metrics[METRICS.norm]! / norms[step - 1]! - 1);
-        assert.ok(off < 32 * EPS, `norm of step ${step} is off by ${off}`);
+        within("optimizers: norm, relative", `${key}, step ${step}`, off, 32 * EPS);
         const now = await walk.values();
         now.forEach((w, i) => peaks[i] = w.reduce((a, x) => Math.max(a, Math.abs(x)), peaks[i]!));
       }
@@ -65,7 +66,7 @@ for (const { optim, optim_args, key, norms } of reference.cases) {
     walk.dispose();
     const parts = reference.small.map((spec, i) => {
       const error = largest(got[i]!, valuesOf(key, spec));
-      assert.ok(error <= tolerance(peaks[i]!), `${spec.name}: ${error} beyond ${tolerance(peaks[i]!)}`);
+      within("optimizers: parameters after 50 steps", `${key}, ${spec.name}`, error, tolerance(peaks[i]!));
       return largest(got[i]!, startOf(i, spec)) / tolerance(peaks[i]!);
     });
     assert.ok(Math.max(...parts) > 100, `moved by ${parts} tolerances only: the comparison is empty`);
@@ -170,7 +171,7 @@ for (const optim of reference.cases_8bit) {
           const got = state.get(`state${k}.${page}`)!.subarray(start, start + n);
           const { share, by } = codesOff(got, codes!);
           const what = `${name}, state${k} after step ${step}`;
-          assert.ok(share <= most && by <= 1, `${what}: ${share} of the codes differ, by up to ${by}`);
+          within("8-bit optimizers: codes that differ, by one", what, by <= 1 ? share : NaN, most);
           const scales = new Float32Array(state.get(`absmax${k}.${page}`)!.buffer).subarray(start / 256);
           // a scale is one number, which each step rounds some four times; decoding passes its error on
           absmax!.forEach((a, b) =>
@@ -238,7 +239,7 @@ Deno.test("parity: schedules over whole runs, and past their end, are Transforme
       const what = `${name} ${
         JSON.stringify(kwargs)
       }, ${warmup} of ${total}, step ${step}: ${got}, not ${rate}`;
-      assert.ok(Math.abs(got - rate) <= 16 * 2 ** -53 * 2e-4, what);
+      within("schedules: rate over the largest", what, Math.abs(got - rate) / 2e-4, 16 * 2 ** -53);
     });
   }
   assert.deepEqual([...new Set(reference.schedules.map((s) => s.name))].sort(), [...SCHEDULES].sort());

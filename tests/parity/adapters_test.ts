@@ -21,6 +21,7 @@ import { differentiate } from "../../lib/tensor/tape.ts";
 import { scope } from "../../lib/tensor/tensor.ts";
 import { assertClose, EPS, gpuTest } from "../gpu_helper.ts";
 import { warmDevice } from "../model/tiny.ts";
+import { allWithin, within } from "./within.ts";
 
 await warmDevice();
 
@@ -88,7 +89,7 @@ for (const [name, { adapted, nf4 }] of Object.entries(reference.cases)) {
       adapted,
     );
     const got = await logits(model, IDS);
-    assertClose(got, want, tolerance(want), name);
+    allWithin("adapters: logits", name, got, want, tolerance(want));
     const moved = largest(got.map((v, i) => v - before[i]!));
     assert.ok(moved > 100 * tolerance(want), `the adapter says something: ${moved}`);
     adapter.enabled = false;
@@ -116,7 +117,7 @@ for (const [name, { adapted, nf4 }] of Object.entries(reference.cases)) {
 
     const fresh = base(nf4);
     const again = put(fresh, folder);
-    assertClose(await logits(fresh, IDS), want, tolerance(want), "saved and loaded");
+    allWithin("adapters: logits, saved and loaded", name, await logits(fresh, IDS), want, tolerance(want));
     again.remove();
     fresh.dispose();
     Deno.removeSync(folder, { recursive: true });
@@ -158,7 +159,7 @@ for (const name of withGradients) {
       return sum / (IDS.length - 1);
     };
     const want = stored.get(`${name}.loss`)![0]!;
-    assert.ok(Math.abs(await loss() - want) <= 2 * 440 * EPS * want, "loss");
+    within("adapters: loss, relative", name, Math.abs(await loss() / want - 1), 2 * 440 * EPS);
     const named = new Map([...stored].flatMap(([key, v]) => {
       const prefix = `${name}.grad.`;
       if (!key.startsWith(prefix)) return [];

@@ -20,6 +20,7 @@ import { differentiate } from "../../lib/tensor/tape.ts";
 import { scope } from "../../lib/tensor/tensor.ts";
 import { gpuTest } from "../gpu_helper.ts";
 import { warmDevice } from "../model/tiny.ts";
+import { within } from "./within.ts";
 
 await warmDevice();
 
@@ -129,7 +130,7 @@ for (const [name, test] of Object.entries(reference.cases)) {
     );
     const model = buildModel(test.saved, checkpointOf(test));
     const error = largest(await logitsOf(model), source.readF32(`${name}.logits`));
-    assert.ok(error <= FACTOR * test.deviation, `logits err by ${error}, Transformers' f32 by ${test.deviation}`);
+    within("families: logits over the yardstick", name, error / test.deviation, FACTOR);
     const { ids } = await generate(model, rows[0]!.slice(0, reference.prompt), {
       max_new_tokens: test.greedy.length,
       eos_token_id: [],
@@ -156,7 +157,7 @@ for (const [name, test] of Object.entries(reference.cases)) {
     rows.forEach((_, b) => {
       const last = got.subarray(((b + 1) * time - 1) * size, (b + 1) * time * size);
       const error = largest(last, adapted.subarray(b * size, (b + 1) * size));
-      assert.ok(error <= 2 * FACTOR * test.deviation, `logits with the adapter err by ${error}`);
+      within("families: adapted logits over the yardstick", name, error / test.deviation, 2 * FACTOR);
     });
     const prefix = `${name}.grad.`;
     const wanted = [...source.tensors.keys()].filter((n) => n.startsWith(prefix)).map((n) => n.slice(prefix.length));
@@ -165,7 +166,8 @@ for (const [name, test] of Object.entries(reference.cases)) {
       const gradient = await t.grad!.data(), want = source.readF32(prefix + n);
       const cosine = dot(gradient, want) / (norm(gradient) * norm(want));
       const error = norm(gradient.map((v, i) => v - want[i]!)) / norm(want);
-      assert.ok(cosine >= COSINE && error <= RELATIVE, `${n}: cosine ${cosine}, error ${error}`);
+      within("families: LoRA gradients, relative L2", `${name}, ${n}`, error, RELATIVE);
+      within("families: LoRA gradients, 1 - cosine", `${name}, ${n}`, 1 - cosine, 1 - COSINE);
     }
     model.dispose();
     pages.dispose();
@@ -177,14 +179,14 @@ for (const [name, test] of Object.entries(reference.cases)) {
     const pages = createParameterPages([...specs.values()].map((s) => ({ ...s, decay: true })), "base");
     const model = buildModel(test.config, checkpointOf(test), { allocate: (n) => pages.tensors.get(n)! });
     const loss = await train(model, pages, true);
-    assert.ok(Math.abs(loss - test.loss) <= 1e-6 * test.loss, `loss ${loss}, want ${test.loss}`); // 36 tokens' f32 sum
+    within("families: loss, relative", name, Math.abs(loss / test.loss - 1), 1e-6); // 36 tokens' f32 sum
     assert.deepEqual([...specs.keys()].sort(), Object.keys(test.full).sort());
     for (const [n, [size, along]] of Object.entries(test.full)) {
       const gradient = toStored(specs.get(n)!, await pages.tensors.get(n)!.grad!.data());
       const probe = numbers(`probe.${n}`, gradient.length, test.seed).map((u) => 2 * u - 1);
-      assert.ok(Math.abs(norm(gradient) - size) <= RELATIVE * size, `${n}: norm ${norm(gradient)}, want ${size}`);
+      within("families: norms of every gradient, relative", `${name}, ${n}`, Math.abs(norm(gradient) / size - 1), RELATIVE);
       const error = projectedError(gradient, probe, along) / size;
-      assert.ok(error <= RELATIVE, `${n}: its projection errs by ${error}`);
+      within("families: every gradient by projection, relative L2", `${name}, ${n}`, error, RELATIVE);
     }
     model.dispose();
     pages.dispose();
@@ -225,6 +227,15 @@ for (
     ["mixtral", { num_experts_per_tok: 3 }],
     ["llama_rope_llama3", { rope_scaling: null }],
     ["llama_rope_dynamic", { max_position_embeddings: 13 }],
+    ["llama_rope_linear", { rope_scaling: { rope_type: "linear", factor: 2, rope_theta: 100 } }],
+    ["llama_rope_yarn", {
+      rope_scaling: {
+        ...{ rope_type: "yarn", factor: 3, rope_theta: 100 },
+        ...{ original_max_position_embeddings: 16, beta_fast: 4 },
+      },
+    }],
+    ["llama_biases_head_dim", { attention_bias: false }],
+    ["qwen3", { rope_theta: 200 }],
     ["phi3", { partial_rotary_factor: 1 }],
     ["starcoder2", { norm_epsilon: 1e-4 }],
   ] as [string, Record<string, unknown>][]

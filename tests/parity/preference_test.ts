@@ -31,6 +31,7 @@ import { needsReference } from "../../lib/train/objectives/preference_loss.ts";
 import { defaultSettings, type TrainSettings } from "../../lib/train/settings.ts";
 import { trainTask } from "../../lib/train/task.ts";
 import { EPS, gpuTest } from "../gpu_helper.ts";
+import { within } from "./within.ts";
 
 const at = (name: string) => new URL(name, import.meta.url).pathname;
 const FACTOR = 16;
@@ -187,7 +188,7 @@ async function caseErrors(name: string, mistake: Mistake = {}) {
 for (const name of Object.keys(reference.cases)) {
   gpuTest(`${name}: loss, figures and gradients are TRL's`, async () => {
     for (const [what, error] of Object.entries(await caseErrors(name))) {
-      assert.ok(error <= 1, `${what} errs by ${error.toFixed(2)} times what is allowed`);
+      within(`preferences: ${what} over the yardstick`, name, FACTOR * error, FACTOR);
     }
   });
 }
@@ -245,8 +246,8 @@ gpuTest("twenty steps of DPO follow TRL's trainer", async () => {
     const largest = Math.max(...values.map(Math.abs), 1);
     const allowed = FACTOR * Math.max(deviation[key]!, 4 * EPS * largest);
     values.forEach((value, i) => {
-      const error = Math.abs(logs[i]![key]! - value);
-      assert.ok(error <= allowed, `${key} of step ${i + 1}: ${logs[i]![key]}, TRL's ${value}`);
+      const error = FACTOR * Math.abs(logs[i]![key]! - value) / allowed;
+      within("preferences: 20 steps of DPO, the log over the yardstick", `${key} of step ${i + 1}`, error, FACTOR);
     });
   }
   const source = openSafetensors(at("preference/gradients.safetensors"));
@@ -258,7 +259,7 @@ gpuTest("twenty steps of DPO follow TRL's trainer", async () => {
     start.push(...before.get(name)!);
   }
   const error = distance(got, want) / distance(start, want);
-  assert.ok(error <= FACTOR * deviation.adapter!, `the adapter errs by ${error} of its way`);
+  within("preferences: 20 steps of DPO, adapters over the yardstick", "end", error / deviation.adapter!, FACTOR);
   optimizer.dispose();
   run.dispose();
   gpu().check();
