@@ -52,6 +52,14 @@ export function assertClose(
   }
 }
 
+/** Largest |a - b|; NaN where one of them is. */
+export function largestError(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  assert.equal(a.length, b.length);
+  let worst = 0;
+  for (let i = 0; i < a.length; i++) worst = Math.max(worst, Math.abs(a[i]! - b[i]!));
+  return worst;
+}
+
 /** An input of {@link checkGradients}. */
 export interface Input {
   name: string;

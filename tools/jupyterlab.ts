@@ -5,17 +5,19 @@
  * @module
  */
 import { NibbleError } from "../lib/errors.ts";
-import { asksForHelp } from "./command.ts";
+import { asksForHelp, runCommand } from "./command.ts";
 import { BROWSER, ensureJupyter, findChromium, ROOT } from "./jupyter.ts";
-import { aptInstall, isDebian } from "./setup.ts";
+import { aptAsRoot, isDebian } from "./setup.ts";
+
+const HELP = `Usage: deno task test:jupyterlab
+
+Drives notebook 09 in JupyterLab in a headless Chromium. NIBBLE_SHOTS names a folder for pictures.`;
 
 async function ensureChromium(): Promise<void> {
   if (findChromium()) return;
-  const apt = Deno.build.os === "linux" && isDebian() && Deno.uid() === 0;
-  if (apt) {
-    console.error("[setup] Installing a browser: apt-get install chromium");
-    if (await aptInstall(["chromium"]) && findChromium()) return;
-  }
+  if (
+    await aptAsRoot("a browser", ["chromium"], (text) => console.error(`[setup] ${text}`)) && findChromium()
+  ) return;
   throw new NibbleError("setup/chromium", "There is no Chromium on this machine", {
     remedy: isDebian()
       ? "Type: sudo apt-get install chromium"
@@ -23,24 +25,19 @@ async function ensureChromium(): Promise<void> {
   });
 }
 
-if (asksForHelp(Deno.args)) {
-  console.log(
-    "Usage: deno task test:jupyterlab\n\nDrives notebook 09 in JupyterLab in a headless Chromium. NIBBLE_SHOTS names a " +
-      "folder for pictures.",
-  );
-  Deno.exit(0);
-}
-try {
+async function main(): Promise<number> {
+  if (asksForHelp(Deno.args)) {
+    console.log(HELP);
+    return 0;
+  }
   await ensureChromium();
   await ensureJupyter(BROWSER);
-} catch (error) {
-  if (!(error instanceof NibbleError)) throw error;
-  console.error(`[setup] ${error.message}`);
-  Deno.exit(1);
+  const child = new Deno.Command(Deno.execPath(), {
+    args: ["test", "-A", "--no-check", "tests/notebook/jupyterlab_test.ts"],
+    cwd: ROOT,
+    env: { NIBBLE_JUPYTERLAB: "1" },
+  }).spawn();
+  return (await child.status).code;
 }
-const child = new Deno.Command(Deno.execPath(), {
-  args: ["test", "-A", "--no-check", "tests/notebook/jupyterlab_test.ts"],
-  cwd: ROOT,
-  env: { NIBBLE_JUPYTERLAB: "1" },
-}).spawn();
-Deno.exit((await child.status).code);
+
+await runCommand(main);

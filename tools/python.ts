@@ -4,7 +4,7 @@
  */
 import { join } from "@std/path";
 import { NibbleError } from "../lib/errors.ts";
-import { aptInstall, isDebian } from "./setup.ts";
+import { aptAsRoot, isDebian } from "./setup.ts";
 
 /** What a program that was run to its end said. */
 export interface Result {
@@ -60,9 +60,9 @@ export async function ensurePython({ folder, purpose, probe, install }: PythonEn
       quiet(Deno.build.os === "windows" ? "python" : "python3", ["-m", "venv", "--clear", folder]);
     let made = await make();
     // Debian splits venv off Python.
-    if (!made.ok && Deno.build.os === "linux" && isDebian() && Deno.uid() === 0) {
-      console.error("[setup] Installing what Debian splits off Python: apt-get install python3-venv");
-      if (await aptInstall(["python3-venv"])) made = await make();
+    const say = (text: string) => console.error(`[setup] ${text}`);
+    if (!made.ok && await aptAsRoot("what Debian splits off Python", ["python3-venv"], say)) {
+      made = await make();
     }
     if (!made.ok) {
       throw new NibbleError("setup/python", `Cannot make a Python environment for ${purpose}`, {

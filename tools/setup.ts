@@ -42,7 +42,8 @@ export async function ensureAdapter(
     const found = await probeAdapter(env);
     if (found) return { name: found, env };
     say("No WebGPU adapter found on this machine; providing one in software.");
-    const mesa = await installMesa(say) && await probeAdapter(env);
+    const mesa = await aptAsRoot("Mesa's software driver", ["mesa-vulkan-drivers"], say) &&
+      await probeAdapter(env);
     if (mesa) return { name: mesa, env };
   }
   if (linux64) {
@@ -77,17 +78,21 @@ export async function probeAdapter(env: Record<string, string>): Promise<string 
   return /^adapter:(.*)$/m.exec(new TextDecoder().decode(stdout))?.[1];
 }
 
-/** As root on Debian, Ubuntu and their kin: installs Mesa's drivers, llvmpipe among them. Did it go well? */
-async function installMesa(say: (text: string) => void): Promise<boolean> {
+/** As root on Debian, Ubuntu and their kin: says what it installs, and installs it. Did it go well? */
+export async function aptAsRoot(
+  what: string,
+  packages: string[],
+  say: (text: string) => void,
+): Promise<boolean> {
   if (Deno.build.os !== "linux" || Deno.uid() !== 0 || !isDebian()) return false;
-  say("Installing Mesa's software driver: apt-get install mesa-vulkan-drivers");
-  const ok = await aptInstall(["mesa-vulkan-drivers"]);
+  say(`Installing ${what}: apt-get install ${packages.join(" ")}`);
+  const ok = await aptInstall(packages);
   if (!ok) say("apt-get could not install it.");
   return ok;
 }
 
 /** `apt-get update && apt-get install`, quietly; the output is shown where it fails. */
-export async function aptInstall(packages: string[]): Promise<boolean> {
+async function aptInstall(packages: string[]): Promise<boolean> {
   for (const args of [["update", "-q"], ["install", "-yq", "--no-install-recommends", ...packages]]) {
     try {
       const env = { DEBIAN_FRONTEND: "noninteractive" };

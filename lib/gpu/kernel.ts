@@ -125,35 +125,36 @@ export function createRunner(device: GPUDevice, stream: CommandStream, debug: bo
 
   /**
    * The bytes that a launch may touch: what it asked for is checked, what is bound reaches to the buffer's end, so that
-   * one group serves every length that begins there. Two parts of one buffer are bound as they are, apart.
+   * one group serves every length that begins there. Parts of one buffer in one launch are bound as they are, apart.
    */
-  function boundRange(kernel: Kernel, options: LaunchOptions, name: string, range: BufferRange) {
+  function boundRange(range: BufferRange, apart: boolean, name: string, where: () => string) {
     const { buffer, offset = 0 } = range;
     const room = buffer.size - offset, most = limits.maxStorageBufferBindingSize;
     const size = Math.ceil((range.bytes ?? room) / 4) * 4;
     if (size > most || size > room) {
       throw new NibbleError("gpu/bind", `Cannot bind '${name}': ${size} bytes at ${offset}`, {
-        where: `${describe(kernel, options)}; buffer of ${buffer.size} bytes, ` +
+        where: `${where()}; buffer of ${buffer.size} bytes, ` +
           `${buffer.references} owners, bindings up to ${most}`,
       });
     }
-    const parts =
-      Object.values(options.bind).filter((r) => "buffer" in r && r.buffer.id === buffer.id).length;
-    return { offset, size: parts > 1 ? size : Math.min(room, most) };
+    return { offset, size: apart ? size : Math.min(room, most) };
   }
 
   function bindGroup(kernel: Kernel, variant: Variant, options: LaunchOptions): GPUBindGroup {
+    const where = () => describe(kernel, options);
+    const used = kernel.bindings.filter((b) => options.bind[b.name]);
+    const ids = used.map(({ name }) => lentOf(options.bind[name]!).id);
     let key = `${variant.id}`;
-    const bound = kernel.bindings.filter((b) => options.bind[b.name]).map(({ index, name }) => {
-      const range = options.bind[name]!;
-      const lent = "view" in range ? range : range.buffer;
-      if (lent.references <= 0) {
+    const bound = used.map(({ index, name }, i) => {
+      const range = options.bind[name]!, id = ids[i]!;
+      if (lentOf(range).references <= 0) {
         throw new NibbleError("gpu/released", `Cannot bind '${name}': its buffer was given back`, {
-          where: describe(kernel, options),
+          where: where(),
         });
       }
-      const part = "view" in range ? undefined : boundRange(kernel, options, name, range);
-      key += part ? `|${lent.id}.${part.offset}.${part.size}` : `|${lent.id}`;
+      const apart = ids.indexOf(id) !== ids.lastIndexOf(id);
+      const part = "view" in range ? undefined : boundRange(range, apart, name, where);
+      key += part ? `|${id}.${part.offset}.${part.size}` : `|${id}`;
       return { index, range, part };
     });
     const known = groups.get(key);
@@ -167,7 +168,6 @@ export function createRunner(device: GPUDevice, stream: CommandStream, debug: bo
       entries.push({ binding: b.index, resource: { buffer: stream.uniforms, offset: 0, size } });
     }
     const group = device.createBindGroup({ label: kernel.name, layout: variant.layout, entries });
-    const ids = bound.map(({ range }) => "view" in range ? range.id : range.buffer.id);
     groups.set(key, { group, ids });
     for (const id of ids) keysOf(id).add(key);
     groupsMade++;
@@ -233,6 +233,11 @@ export function createRunner(device: GPUDevice, stream: CommandStream, debug: bo
     compiled: () => variants.size,
     bindGroups: () => groupsMade,
   };
+}
+
+/** The buffer or texture that is bound. */
+function lentOf(range: BufferRange | GpuTexture): GpuBuffer | GpuTexture {
+  return "view" in range ? range : range.buffer;
 }
 
 /** The kind of resource that a binding of a specialised text takes. */

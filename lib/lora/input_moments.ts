@@ -17,15 +17,8 @@ import { keep, scope, type Tensor, tensor, zeros } from "../tensor/tensor.ts";
 import type { Matrix } from "./decompose.ts";
 import type { LoraLayer } from "./lora.ts";
 
-/** Tokens to look at. */
-export interface Calibration {
-  ids: Uint32Array;
-  positions: Uint32Array;
-  /** 0 for padding. */
-  segments: Uint32Array;
-  batch: number;
-  time: number;
-}
+/** Tokens to look at; those of segment 0 are padding. */
+export type Calibration = Parameters<typeof modelInput>[0];
 
 /** `xᵀ x` of a layer's inputs, the blocks on its diagonal of at most {@link WIDEST} columns. */
 export type Moments = readonly Matrix[];
@@ -50,12 +43,12 @@ export async function* inputMoments(
   const running = batches.map((batch) =>
     noGrad(() =>
       scope(() => {
-        const input = modelInput(batch), pass = forwardPass(model, input);
+        const input = modelInput(batch);
         const real = Float32Array.from(batch.segments, (s) => s > 0 ? 1 : 0);
         const mask = real.includes(0) ? tensor(real, [real.length, 1]) : undefined;
         const hidden = embed(model, input.ids, input.positionIds);
         for (const t of [input.positions, input.segments, hidden, ...(mask ? [mask] : [])]) keep(t);
-        return { input, pass, mask, hidden };
+        return { input, mask, hidden };
       })
     )
   );
@@ -71,7 +64,9 @@ export async function* inputMoments(
             }
             const before = run.hidden;
             run.hidden = keep(
-              noGrad(() => scope(() => blockForward(model.config, block, i, before, run.pass))),
+              noGrad(() =>
+                scope(() => blockForward(model.config, block, i, before, forwardPass(model, run.input)))
+              ),
             );
             before.dispose();
             gpu().stream.flush();

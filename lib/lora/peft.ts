@@ -21,7 +21,7 @@ import type { Model } from "../model/model.ts";
 import { fromStored, storedShape, toStored } from "../model/parameters.ts";
 import { QuantizedTensor } from "../quant/mod.ts";
 import { empty, keep, type Tensor } from "../tensor/tensor.ts";
-import { type LoraConfig, loraConfigOf } from "./config.ts";
+import { initOf, type LoraConfig, loraConfigOf } from "./config.ts";
 import { type Adapter, adapterShapes, addAdapter, isAllLinear, type LoraLayer } from "./lora.ts";
 import { writeResidualBase } from "./residual.ts";
 import { allParameters } from "./targets.ts";
@@ -60,7 +60,7 @@ export async function saveAdapter(
     ? await writeResidualBase(adapter, options.residualBase ?? `${folder}/residual_base`, options.openBase)
     : { base: options.base, revision: options.revision ?? null, base_hash: options.provenance?.base_hash };
   const parents = model.rawConfig[MERGED_ADAPTERS] as MergedAdapter[] | undefined;
-  const accounted = changed || CORRECTIONS.includes(`${config.init_lora_weights}`);
+  const accounted = changed || CORRECTIONS.includes(initOf(config).kind);
   const nibble: AdapterProvenance = {
     ...options.provenance,
     ...(origin.base_hash ? { base_hash: origin.base_hash } : {}),

@@ -3,6 +3,7 @@
  * @module
  */
 import { gpu, type MemoryReport, mib } from "../gpu/mod.ts";
+import { initOf } from "../lora/config.ts";
 import { describeLoad } from "../model/load.ts";
 import { learningRate, warmupSteps } from "../optim/mod.ts";
 import { beginCorrected } from "./begin_corrected.ts";
@@ -106,7 +107,7 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
   let setUp: TrainableModel;
   try {
     setUp = setUpModel(s, run.files, run.maxPositions, { residentBytes: run.plan.residentBytes });
-    if (setUp.adapter?.config.init_lora_weights === "qera" && !resumeFolder(s)) {
+    if (setUp.adapter && initOf(setUp.adapter.config).kind === "qera" && !resumeFolder(s)) {
       await beginCorrected(setUp, run, { reporter, signal: options.signal }).catch((error) => {
         setUp.dispose();
         throw error;

@@ -1,56 +1,18 @@
 import assert from "node:assert/strict";
 import { join } from "@std/path";
 import { openModel, readAdapter } from "../../lib/formats/mod.ts";
-import { type Adapter, adapterShapes, addAdapter, type LoraConfig } from "../../lib/lora/lora.ts";
+import { adapterShapes, addAdapter, type LoraConfig } from "../../lib/lora/lora.ts";
 import { loadAdapter, saveAdapter } from "../../lib/lora/peft.ts";
 import { buildModel, type BuildOptions } from "../../lib/model/load.ts";
-import { logits, type Model } from "../../lib/model/model.ts";
-import { createParameterPages, type ParameterPages } from "../../lib/optim/mod.ts";
+import { logits } from "../../lib/model/model.ts";
+import { createParameterPages } from "../../lib/optim/mod.ts";
 import { assertClose, EPS, gpuTest, randoms, refused } from "../gpu_helper.ts";
 import { warmDevice } from "../model/tiny.ts";
+import { adapt, type Adapted, BASE, CONFIG, NF4 } from "./adapt_helper.ts";
 
 await warmDevice();
 
-const BASE = new URL("../parity/adapters/base", import.meta.url).pathname;
 const IDS = [5, 9, 60, 2, 7, 31, 2, 8, 8, 44, 12, 3];
-const CONFIG: LoraConfig = {
-  ...{ r: 4, lora_alpha: 6, lora_dropout: 0, use_rslora: false },
-  target_modules: ["q_proj", "v_proj", "gate_proj", "down_proj"],
-};
-const NF4 = { quantization: { quantType: "nf4", blocksize: 64, doubleQuant: true } } as const;
-
-interface Adapted {
-  model: Model;
-  adapter: Adapter;
-  pages: ParameterPages;
-  [Symbol.dispose](): void;
-}
-
-function adapt(config: Partial<LoraConfig>, options: BuildOptions = {}, folder = BASE): Adapted {
-  const files = openModel(folder);
-  const model = buildModel(files.config, files.source, { path: folder, ...options });
-  const all = { ...CONFIG, ...config };
-  let pages: ParameterPages | undefined;
-  try {
-    pages = createParameterPages(adapterShapes(model, all), "adapter");
-    const adapter = addAdapter(model, all, pages.tensors, 1, { weights: files.source });
-    const owned = pages;
-    return {
-      ...{ model, adapter, pages },
-      [Symbol.dispose]() {
-        adapter.remove();
-        owned.dispose();
-        model.dispose();
-      },
-    };
-  } catch (error) {
-    pages?.dispose();
-    model.dispose();
-    throw error;
-  } finally {
-    files.source.close();
-  }
-}
 
 async function plain(options: BuildOptions = {}): Promise<Float32Array> {
   const files = openModel(BASE);

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { openModel, readAdapter } from "../../lib/formats/mod.ts";
-import { type Adapter, adapterShapes, addAdapter, type LoraConfig } from "../../lib/lora/lora.ts";
+import { type ModelFiles, openModel, readAdapter } from "../../lib/formats/mod.ts";
+import type { Adapter, LoraConfig } from "../../lib/lora/lora.ts";
 import { loadAdapter, saveAdapter } from "../../lib/lora/peft.ts";
 import { type Matrix, topSingular } from "../../lib/lora/decompose.ts";
 import { type Calibration, inputMoments } from "../../lib/lora/input_moments.ts";
@@ -8,16 +8,15 @@ import { cholesky, correction, correctQuantization } from "../../lib/lora/qera.t
 import { modelSource, parameterShapes } from "../../lib/model/parameters.ts";
 import { buildModel } from "../../lib/model/load.ts";
 import { logits, type Model } from "../../lib/model/model.ts";
-import { createParameterPages } from "../../lib/optim/mod.ts";
 import { gpuTest, randoms } from "../gpu_helper.ts";
 import { warmDevice } from "../model/tiny.ts";
+import { adapt, BASE, NF4 } from "./adapt_helper.ts";
 
 await warmDevice();
 
-const BASE = new URL("../parity/adapters/base", import.meta.url).pathname;
-const NF4 = { quantType: "nf4", blocksize: 64, doubleQuant: true } as const;
-const CONFIG: LoraConfig = {
-  ...{ r: 4, lora_alpha: 6, lora_dropout: 0.1, use_rslora: false, init_lora_weights: "qera" },
+const QERA: Partial<LoraConfig> = {
+  lora_dropout: 0.1,
+  init_lora_weights: "qera",
   target_modules: "all-linear",
 };
 const TOKENS = Array.from({ length: 96 }, (_, i) => (i * i * 7 + 3 * i) % 61);
@@ -38,24 +37,11 @@ function batchOf(tokens: readonly number[], time: number, pad = 0): Calibration 
 /** Runs `use` on the base in 4 bits, or as its files say, with an adapter. */
 async function adapted<T>(
   config: Partial<LoraConfig>,
-  use: (model: Model, adapter: Adapter, files: ReturnType<typeof openModel>) => Promise<T>,
+  use: (model: Model, adapter: Adapter, files: ModelFiles) => Promise<T>,
   bits: 4 | 32 = 4,
 ): Promise<T> {
-  const made: { dispose(): void }[] = [];
-  const note = <D extends { dispose(): void }>(thing: D) => (made.unshift(thing), thing);
-  const files = openModel(BASE);
-  try {
-    const quantization = bits === 4 ? NF4 : undefined;
-    const model = note(buildModel(files.config, files.source, { path: BASE, quantization }));
-    const all = { ...CONFIG, ...config };
-    const pages = note(createParameterPages(adapterShapes(model, all), "adapter"));
-    const adapter = addAdapter(model, all, pages.tensors, 1, { weights: files.source });
-    note({ dispose: () => adapter.remove() });
-    return await use(model, adapter, files);
-  } finally {
-    made.forEach((m) => m.dispose());
-    files.source.close();
-  }
+  using a = adapt({ ...QERA, ...config }, bits === 4 ? NF4 : {});
+  return await use(a.model, a.adapter, a.files);
 }
 
 const distance = (x: ArrayLike<number>, y: ArrayLike<number>) =>
@@ -254,7 +240,7 @@ gpuTest(
     const { config } = readAdapter(folder);
     assert.deepEqual([config.init_lora_weights, config.nibble?.init_lora_weights], [true, "qera"]);
     const files = openModel(BASE);
-    const model = buildModel(files.config, files.source, { quantization: NF4 });
+    const model = buildModel(files.config, files.source, NF4);
     files.source.close();
     const adapter = loadAdapter(model, folder);
     assert.deepEqual(await logits(model, TOKENS), got, "loaded again");
@@ -269,6 +255,15 @@ gpuTest(
     assert.ok(qera < other && other < none, `QERA errs by ${qera}, LoftQ by ${other}, NF4 alone by ${none}`);
   },
 );
+
+gpuTest("a model whose rotations are made anew for each length is measured too", async () => {
+  using a = adapt(QERA, NF4, {
+    max_position_embeddings: 8,
+    rope_scaling: { rope_type: "dynamic", factor: 4 },
+  });
+  const { layers } = await correctQuantization(a.adapter, a.files.source, [batchOf(TOKENS, 12)]);
+  assert.equal(layers, 14);
+});
 
 gpuTest("QERA wants 4 bits and tokens", async () => {
   await assert.rejects(adapted({}, () => Promise.resolve(), 32), /QERA corrects.*4 bits/);

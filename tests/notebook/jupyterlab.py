@@ -126,6 +126,12 @@ class Page:
             self.page.wait_for_timeout(400)
             self.page.screenshot(path=str(Path(self.shots, f"{name}.png")))
 
+    def shot_cells(self, name, selector):
+        """One picture of each cell that shows such a thing."""
+        for i, cell in enumerate(self.page.locator(".jp-CodeCell").all() if self.shots else []):
+            if cell.locator(selector).count():
+                self.shot(f"{name}_cell_{i:02}", cell)
+
     def run_all(self):
         self.page.locator(".lm-MenuBar-item", has_text="Run").click()
         self.page.locator(".lm-Menu-item[data-command='runmenu:run-all']").click()
@@ -188,11 +194,7 @@ def whole(browser, lab, name, shots):
     found = page.report(states)
     page.save()
     page.shot("whole_end", page.cell(TRAINING))
-    if shots:
-        for i in range(page.page.locator(".jp-CodeCell").count()):
-            cell = page.page.locator(".jp-CodeCell").nth(i)
-            if cell.locator(".js-plotly-plot, table").count():
-                page.shot(f"whole_cell_{i:02}", cell)
+    page.shot_cells("whole", ".js-plotly-plot, table")
     page.page.close()
     return found
 
@@ -226,11 +228,7 @@ def stopped(browser, lab, name, shots):
     page.page.wait_for_timeout(500)
     first = page.report(states)
     page.shot("dark_stopped", page.cell(TRAINING))
-    if shots:
-        for i in range(page.page.locator(".jp-CodeCell").count()):
-            cell = page.page.locator(".jp-CodeCell").nth(i)
-            if cell.locator(".js-plotly-plot, svg").count():
-                page.shot(f"dark_cell_{i:02}", cell)
+    page.shot_cells("dark", ".js-plotly-plot, svg")
     last = page.page.locator(".jp-CodeCell").last
     page.run_one(last)
     page.page.wait_for_timeout(2000)

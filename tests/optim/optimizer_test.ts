@@ -9,6 +9,7 @@ import {
   type OptimizerSettings,
   type ParameterPages,
 } from "../../lib/optim/mod.ts";
+import { largestError } from "../gpu_helper.ts";
 
 const SPECS = [
   { name: "a", shape: [7, 11], decay: true },
@@ -119,17 +120,8 @@ async function walk(settings: OptimizerSettings, poison: readonly number[] = [])
   return { w, norms, clips, metrics };
 }
 
-function largest(a: readonly ArrayLike<number>[], b: readonly ArrayLike<number>[]): number {
-  let worst = 0;
-  a.forEach((x, i) => {
-    assert.equal(x.length, b[i]!.length);
-    for (let e = 0; e < x.length; e++) {
-      const error = Math.abs(x[e]! - b[i]![e]!);
-      if (!(error <= worst)) worst = error;
-    }
-  });
-  return worst;
-}
+const largest = (a: readonly ArrayLike<number>[], b: readonly ArrayLike<number>[]) =>
+  Math.max(0, ...a.map((x, i) => largestError(x, b[i]!)));
 
 /**
  * Each step rounds w (|w| < 1.25) three times and adds an update below 3 lr that carries about 20 roundings (moments,

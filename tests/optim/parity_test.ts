@@ -10,7 +10,7 @@ import {
   SCHEDULES,
 } from "../../lib/optim/mod.ts";
 import { dequantize8bit, dynamicMap, quantize8bit } from "../../lib/quant/mod.ts";
-import { EPS, gpuTest } from "../gpu_helper.ts";
+import { EPS, gpuTest, largestError } from "../gpu_helper.ts";
 import {
   gradientOf,
   LARGE,
@@ -34,16 +34,6 @@ const { steps, rates, weight_decay } = reference;
 const tolerance = (peak: number) =>
   2 * EPS * (2 * steps * peak + 20 * 50 * rates.reduce((sum, rate) => sum + rate, 0));
 
-function largest(a: ArrayLike<number>, b: ArrayLike<number>): number {
-  assert.equal(a.length, b.length);
-  let worst = 0;
-  for (let i = 0; i < a.length; i++) {
-    const error = Math.abs(a[i]! - b[i]!);
-    if (!(error <= worst)) worst = error;
-  }
-  return worst;
-}
-
 const valuesOf = (key: string, { name }: ParameterSpec) =>
   readReference((source) => source.readF32(`${key}/${name}`));
 
@@ -65,9 +55,9 @@ for (const { optim, optim_args, key, norms } of reference.cases) {
     const got = await walk.values();
     walk.dispose();
     const parts = reference.small.map((spec, i) => {
-      const error = largest(got[i]!, valuesOf(key, spec));
+      const error = largestError(got[i]!, valuesOf(key, spec));
       within("optimizers: parameters after 50 steps", `${key}, ${spec.name}`, error, tolerance(peaks[i]!));
-      return largest(got[i]!, startOf(i, spec)) / tolerance(peaks[i]!);
+      return largestError(got[i]!, startOf(i, spec)) / tolerance(peaks[i]!);
     });
     assert.ok(Math.max(...parts) > 100, `moved by ${parts} tolerances only: the comparison is empty`);
   });
@@ -79,7 +69,7 @@ Deno.test("parity: any two different rules fail the comparison", () => {
   reference.cases.forEach((a, i) =>
     reference.cases.slice(0, i).forEach((b, k) => {
       if (same.has(a.key) && same.has(b.key)) return;
-      const apart = reference.small.map((_, s) => largest(values[i]![s]!, values[k]![s]!));
+      const apart = reference.small.map((_, s) => largestError(values[i]![s]!, values[k]![s]!));
       assert.ok(Math.max(...apart) > 10 * tolerance(2), `${a.key} and ${b.key} are ${apart} apart`);
     })
   );
@@ -207,7 +197,7 @@ Deno.test("parity: a missing bias correction and a wrong block size fail the sam
       const peak = w.reduce((a, x) => Math.max(a, Math.abs(x)), 0);
       return {
         share: codesOff(own![0], codes as Uint8Array).share,
-        error: largest(w, value!) / tolerance(peak),
+        error: largestError(w, value!) / tolerance(peak),
       };
     });
   };
@@ -226,7 +216,7 @@ Deno.test("parity: a missing bias correction and a wrong block size fail the sam
   const [error, broken] = [{}, { noBiasCorrection: true }].map((wrong) => {
     const specs = reference.small;
     const w = adamwOracle(specs, wrong, 32);
-    return Math.max(...specs.map((s, i) => largest(w[i]!.w, valuesOf(key, s))));
+    return Math.max(...specs.map((s, i) => largestError(w[i]!.w, valuesOf(key, s))));
   });
   assert.ok(broken! > 1000 * tolerance(2), `${key} without bias correction: ${broken}, right: ${error}`);
 });

@@ -1,5 +1,6 @@
 /** Comparisons with a tolerance that can tell how near they came to it: the figures of the table in README.md. */
 import assert from "node:assert/strict";
+import { largestError } from "../gpu_helper.ts";
 
 /** The comparison of each kind that came nearest to what is allowed. */
 const nearest = new Map<string, { error: number; allowed: number; count: number }>();
@@ -7,13 +8,16 @@ const nearest = new Map<string, { error: number; allowed: number; count: number 
 if (Deno.env.get("NIBBLE_REPORT")) {
   addEventListener("unload", () => {
     for (const [kind, { error, allowed, count }] of nearest) {
-      const share = (allowed > 0 ? 100 * error / allowed : 0).toPrecision(2);
+      const share = (100 * shareOf(error, allowed)).toPrecision(2);
       console.log(
         `report  ${kind}: ${error.toPrecision(2)} of ${allowed.toPrecision(2)} (${share} %), nearest of ${count}`,
       );
     }
   });
 }
+
+/** The part of what is allowed; no error is none of it even where nothing is. */
+const shareOf = (error: number, allowed: number) => error === 0 ? 0 : error / allowed;
 
 /**
  * Asserts `error <= allowed`. With `NIBBLE_REPORT=1` the nearest of each kind is printed when the file's tests are over.
@@ -24,7 +28,7 @@ if (Deno.env.get("NIBBLE_REPORT")) {
 export function within(kind: string, what: string, error: number, allowed: number): void {
   const known = nearest.get(kind);
   const count = (known?.count ?? 0) + 1;
-  const nearer = !known || error * known.allowed > known.error * allowed || !(known.allowed > 0);
+  const nearer = !known || shareOf(error, allowed) > shareOf(known.error, known.allowed);
   nearest.set(kind, nearer ? { error, allowed, count } : { ...known, count });
   assert.ok(error <= allowed, `${kind}, ${what}: off by ${error}, allowed ${allowed}`);
 }
@@ -37,11 +41,5 @@ export function allWithin(
   want: ArrayLike<number>,
   allowed: number,
 ): void {
-  assert.equal(got.length, want.length, `${kind}, ${what}: lengths`);
-  let largest = 0;
-  for (let i = 0; i < want.length; i++) {
-    const error = Math.abs(got[i]! - want[i]!);
-    if (!(error <= largest)) largest = error; // NaN stays
-  }
-  within(kind, what, largest, allowed);
+  within(kind, what, largestError(got, want), allowed);
 }

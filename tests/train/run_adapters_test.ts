@@ -97,7 +97,7 @@ gpuTest(
   async () => {
     const data = dataFolder();
     const settings = tinySettings(data, {
-      ...{ init_lora_weights: "qera", load_in_4bit: true, lora_target_modules: "all-linear", max_steps: 5 },
+      ...{ init_lora_weights: "QERA", load_in_4bit: true, lora_target_modules: "all-linear", max_steps: 5 },
     });
     await assert.rejects(
       quietTrain(settings, { signal: AbortSignal.abort() }),

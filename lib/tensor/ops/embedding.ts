@@ -81,9 +81,9 @@ function groupRows(ids: Uint32Array) {
 }
 
 /** Rows `index` of `x`, which must be distinct: `[index.length, C]`. */
-export function gatherRows(x: Tensor, index: Uint32Array): Tensor {
+export function gatherRows(x: Tensor, index: Uint32Array<ArrayBuffer>): Tensor {
   const { columns } = x;
-  const onDevice = indices(Uint32Array.from(index), x.rows);
+  const onDevice = indices(index, x.rows);
   const y = emptyRows(index.length, columns, x.rows);
   const { groups, row } = grid1d(Math.ceil(index.length * columns / 64), 64);
   const params = { rows: index.length, columns, row, first: 0, last: x.rows };
