@@ -4,12 +4,13 @@ import warnings
 
 import torch
 from bitsandbytes.nn import Linear4bit
-from interop import check, run
+from interop import check, exact_bitsandbytes, run
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 warnings.filterwarnings("ignore")
 torch.set_num_threads(2)
+exact_bitsandbytes()
 IDS = torch.tensor([[1, 17, 5, 60, 33, 2, 41, 8, 8, 25, 3, 52]])
 NAMES = ["nf4_double", "nf4", "fp4_128", "nf4_bf16", "skipping", "gpt2"]
 
