@@ -3,16 +3,15 @@ import json
 import warnings
 
 import torch
-from bitsandbytes.backends.default.ops import _dequantize_4bit_compute
-from bitsandbytes.functional import get_4bit_type
 from bitsandbytes.nn import Linear4bit, Params4bit
-from interop import check, run
+from interop import check, exact_bitsandbytes, run
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 warnings.filterwarnings("ignore")
 torch.set_num_threads(2)
 torch._dynamo.config.disable = True  # bitsandbytes would compile a function of some lines for every shape
+exact_bitsandbytes()
 IDS = torch.tensor([[1, 17, 5, 60, 33, 2, 41, 8, 8, 25, 3, 52]])
 NAMES = ["nf4_double", "nf4", "fp4", "fp4_double", "fp4_128", "nf4_bf16", "bf16_storage", "skipping", "gpt2"]
 
@@ -22,24 +21,8 @@ def logits_of(model):
         return model(input_ids=IDS).logits[0].float()
 
 
-def decode(packed, absmax, blocksize, quant_type, shape, dtype):
-    """bitsandbytes' decoding in PyTorch. Its compiled one restarts blocks at every row on processors with AVX-512, so that
-    weights whose rows are no multiple of a block come out wrong there (0.50.2)."""
-    code = get_4bit_type(quant_type, device="cpu")
-    return _dequantize_4bit_compute(packed.reshape(-1).view(torch.uint8), absmax, code, blocksize, shape, dtype)
-
-
-LIBRARY = torch.library.Library("bitsandbytes", "IMPL")  # noqa: held, or the registration ends
-LIBRARY.impl("dequantize_4bit", decode, "CPU", allow_override=True)
-
-
 def load(folder, **more):
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu", **more).eval()
-    for layer in model.modules():
-        if isinstance(layer, Linear4bit):
-            # With AVX512-BF16 the first forward would pack weights anew, their scales in bfloat16.
-            layer.support_avx512bf16_for_cpu = False
-    return model
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu", **more).eval()
 
 
 def distance(got, want):
