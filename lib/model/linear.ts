@@ -9,12 +9,16 @@ import { type LowRank, matmulInto } from "../tensor/ops/matmul_kernel.ts";
 import { record } from "../tensor/tape.ts";
 import { empty, scope, type Tensor } from "../tensor/tensor.ts";
 
+/** Is shown the output of every module of a forward pass, in order: to look for NaN. */
+export type Watch = (module: string, output: Tensor) => void;
+
 /** What a forward pass carries beside the activations. */
 export interface ForwardContext {
   /** Present while training with dropout: differs in every step. */
   dropoutSeed: number | undefined;
   /** What passes whose parameters stand still compute once (generation), by owner; the caller disposes the tensors. */
   constants?: Map<object, Record<string, Tensor>>;
+  watch?: Watch | undefined;
 }
 
 /** A linear layer. */
@@ -34,7 +38,9 @@ export interface LinearLayer {
 
 /** `y = x Wᵀ + bias`, through the adapter where there is one. */
 export function applyLinear(layer: LinearLayer, x: Tensor, context: ForwardContext): Tensor {
-  return layer.adapter ? layer.adapter(x, context) : baseLinear(layer, x);
+  const y = layer.adapter ? layer.adapter(x, context) : baseLinear(layer, x);
+  context.watch?.(layer.module, y);
+  return y;
 }
 
 /**

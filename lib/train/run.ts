@@ -94,6 +94,8 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
   });
   note(formatPlan(run.plan));
 
+  const from = resumeFolder(s);
+
   // 3. model on the device; the reference scores all rows first, or another one before it
   const reference = needsReference(run.objective)
     ? {
@@ -107,7 +109,7 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
   let setUp: TrainableModel;
   try {
     setUp = setUpModel(s, run.files, run.maxPositions, { residentBytes: run.plan.residentBytes });
-    if (setUp.adapter && initOf(setUp.adapter.config).kind === "qera" && !resumeFolder(s)) {
+    if (setUp.adapter && initOf(setUp.adapter.config).kind === "qera" && !from) {
       await beginCorrected(setUp, run, { reporter, signal: options.signal }).catch((error) => {
         setUp.dispose();
         throw error;
@@ -128,7 +130,7 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
       ...{ reporter, setUp, tokenizer: run.tokenizer, hash: run.hash, order: run.order, evals: run.evals },
       ...{ chat: run.train.chat, trainRows: run.train.lengths.length, plan: run.plan },
       ...{ objective: run.objective, origin: run.origin },
-    }, push);
+    }, { push, from });
   } finally {
     setUp.dispose();
     gpu().pool.trim();
@@ -139,7 +141,7 @@ async function trainModel(
   s: TrainSettings,
   options: TrainOptions,
   p: RunParts,
-  push: HubPush | undefined,
+  { push, from }: { push: HubPush | undefined; from: string | undefined },
 ): Promise<TrainResult> {
   const { reporter, setUp: { model, adapter, pages, optimizer }, objective, order } = p;
   const note = (text: string) => reporter.note(text);
@@ -162,7 +164,6 @@ async function trainModel(
     train_batch_size: s.per_device_train_batch_size,
     ...intervals,
   });
-  const from = resumeFolder(s);
   if (from) {
     state = loadState(from, optimizer, pages.tensors, fingerprint);
     trainer = readTrainerState(from);
@@ -217,6 +218,7 @@ async function trainModel(
       dropoutSeed: adapter && s.lora_dropout > 0 && !noEffect("lora_dropout", s) ? s.seed : undefined,
       noise: s.neftune_noise_alpha ? { alpha: s.neftune_noise_alpha, seed: s.seed ^ 0x6e656674 } : undefined,
       checkpointing: s.gradient_checkpointing,
+      stopAtNonFinite: s.debug === "underflow_overflow",
       ...{ logAt, evalAt },
       saveAt: (step) => saveAt(step) || (s.save_strategy === "best" && trainer.best_global_step === step),
       evalBatches: p.evals,
