@@ -9,8 +9,9 @@ import type { Model } from "../model/model.ts";
 import { hashText } from "../model/random_source.ts";
 import type { Drop } from "../tensor/ops/dropout.ts";
 import { biasGradient, product, productInto } from "../tensor/ops/linear.ts";
+import { shareOperands } from "../tensor/ops/matmul_texture.ts";
 import { noGrad, record } from "../tensor/tape.ts";
-import { keep, scope, type Tensor, tensor } from "../tensor/tensor.ts";
+import { empty, keep, scope, type Tensor, tensor } from "../tensor/tensor.ts";
 import { initOf, type LoraConfig } from "./config.ts";
 import { type Dora, doraLinear, rowNorms, rowSquares } from "./dora.ts";
 import { startLayer } from "./init.ts";
@@ -158,12 +159,14 @@ function install(lora: LoraLayer, adapter: Adapter): void {
   const layerSeed = hashText(layer.module);
   const before = initial && { ...lora, ...initial, dora: undefined };
   layer.adapter = (x, context) => {
-    if (!adapter.enabled) return before ? loraLinear(before, x, undefined, scaling) : baseLinear(layer, x);
-    const { dropoutSeed } = context;
+    const { dropoutSeed, unread = false } = context;
+    if (!adapter.enabled) {
+      return before ? loraLinear(before, x, undefined, scaling, unread) : baseLinear(layer, x, unread);
+    }
     const drop = rate > 0 && dropoutSeed !== undefined
       ? { rate, seed: (dropoutSeed ^ layerSeed) >>> 0 }
       : undefined;
-    return dora ? doraLinear(lora, dora, x, drop, context) : loraLinear(lora, x, drop, scaling);
+    return dora ? doraLinear(lora, dora, x, drop, context) : loraLinear(lora, x, drop, scaling, unread);
   };
 }
 
@@ -182,17 +185,22 @@ function loraLinear(
   x: Tensor,
   drop: Drop | undefined,
   s: number,
+  unread: boolean,
 ): Tensor {
   const { layer: { weight, bias }, a, b } = lora;
   const dropped = (operand: "x" | "w") => drop ? { drop: { ...drop, operand } } : {};
-  const h = product("nt", x, a, dropped("x")); // (M, r)
-  const y = baseForward(weight, x, bias, { x: h, w: b, alpha: s });
+  const [h, y] = shareOperands([x], () => {
+    const h = product("nt", x, a, dropped("x")); // (M, r)
+    return [h, unread ? empty([x.rows, b.rows]) : baseForward(weight, x, bias, { x: h, w: b, alpha: s })];
+  }) as [Tensor, Tensor];
   return record("loraLinear", y, [x, a, b, bias], (dy) => {
     const dBias = biasGradient(bias, dy);
-    const dh = product("nn", dy, b, { alpha: s }); // (M, r)
-    if (b.grad) productInto("tn", dy, h, b.grad, { alpha: s });
-    if (a.grad) productInto("tn", dh, x, a.grad, dropped("w"));
-    const dx = x.requiresGrad ? baseBackward(weight, dy, { x: dh, w: a, alpha: 1, drop }) : undefined;
+    const dx = shareOperands([dy], () => {
+      const dh = product("nn", dy, b, { alpha: s }); // (M, r)
+      if (b.grad) productInto("tn", dy, h, b.grad, { alpha: s });
+      if (a.grad) productInto("tn", dh, x, a.grad, dropped("w"));
+      return x.requiresGrad ? baseBackward(weight, dy, { x: dh, w: a, alpha: 1, drop }) : undefined;
+    });
     return [dx, undefined, undefined, dBias];
   }, false);
 }

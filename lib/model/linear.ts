@@ -16,6 +16,8 @@ export type Watch = (module: string, output: Tensor) => void;
 export interface ForwardContext {
   /** Present while training with dropout: differs in every step. */
   dropoutSeed: number | undefined;
+  /** Nobody reads the values of the layer's result, only its gradients are wanted; see `recomputing` of the tape. */
+  unread?: boolean;
   /** What passes whose parameters stand still compute once (generation), by owner; the caller disposes the tensors. */
   constants?: Map<object, Record<string, Tensor>>;
   watch?: Watch | undefined;
@@ -38,8 +40,8 @@ export interface LinearLayer {
 
 /** `y = x Wᵀ + bias`, through the adapter where there is one. */
 export function applyLinear(layer: LinearLayer, x: Tensor, context: ForwardContext): Tensor {
-  const y = layer.adapter ? layer.adapter(x, context) : baseLinear(layer, x);
-  context.watch?.(layer.module, y);
+  const y = layer.adapter ? layer.adapter(x, context) : baseLinear(layer, x, context.unread);
+  if (!context.unread) context.watch?.(layer.module, y);
   return y;
 }
 
@@ -47,12 +49,12 @@ export function applyLinear(layer: LinearLayer, x: Tensor, context: ForwardConte
  * `y = x Wᵀ + bias` of the base alone. A quantized weight has no gradient: only `dx = dy W` is computed, from the same
  * four bits decoded again (Dettmers et al. 2023, arXiv 2305.14314, section 3).
  */
-export function baseLinear(layer: LinearLayer, x: Tensor): Tensor {
+export function baseLinear(layer: LinearLayer, x: Tensor, unread = false): Tensor {
   const { weight, bias } = layer;
-  if (!(weight instanceof QuantizedTensor)) return linear(x, weight, bias);
+  if (!(weight instanceof QuantizedTensor)) return linear(x, weight, bias, unread);
   return record(
     "quantizedLinear",
-    baseForward(weight, x, bias),
+    unread ? empty([x.rows, weight.rows]) : baseForward(weight, x, bias),
     [x, bias],
     (dy) => [x.requiresGrad ? baseBackward(weight, dy) : undefined, biasGradient(bias, dy)],
     false,

@@ -40,10 +40,12 @@ export function productInto(
  * @param x `[M, K]`
  * @param w `[N, K]`, f32, or frozen in f16 or bf16
  * @param bias `[N]`
+ * @param unread y is of undefined contents, for its gradients alone
  */
-export function linear(x: Tensor, w: Tensor, bias?: Tensor): Tensor {
+export function linear(x: Tensor, w: Tensor, bias?: Tensor, unread = false): Tensor {
   if (x.columns !== w.columns) throw shapeError("linear", `x [${x.shape}], w [${w.shape}]`);
-  return record("linear", addBias(product("nt", x, w), bias), [x, w, bias], (dy) => {
+  const y = unread ? empty([x.rows, w.rows]) : addBias(product("nt", x, w), bias);
+  return record("linear", y, [x, w, bias], (dy) => {
     const dx = x.requiresGrad ? product("nn", dy, w) : undefined;
     const db = biasGradient(bias, dy);
     if (!w.requiresGrad) return [dx, undefined, db];

@@ -6,6 +6,7 @@ import {
   defineKernel,
   type Gpu,
   gpu,
+  type GpuBuffer,
   type GpuTexture,
   TEXEL_BYTES,
   type TextureShape,
@@ -96,16 +97,43 @@ export function launchTexture(piece: Piece, x: GpuTexture): void {
   for (const texture of made) pool.release(texture);
 }
 
+/** Textures of {@link shareOperands} by what they hold, and the buffers that it is about. */
+let shared: { buffers: readonly GpuBuffer[]; made: Map<string, GpuTexture> } | undefined;
+
+/**
+ * Runs products that read the same operands, each of which then is copied into a texture once. `work` writes none of
+ * them, nor gives its buffer back.
+ */
+export function shareOperands<T>(operands: readonly { buffer: GpuBuffer }[], work: () => T): T {
+  const around = shared, made = new Map<string, GpuTexture>();
+  shared = { buffers: operands.map(({ buffer }) => buffer), made };
+  try {
+    return work();
+  } finally {
+    shared = around;
+    for (const texture of made.values()) gpu().pool.release(texture);
+  }
+}
+
 /**
  * A texture that holds a range's bytes, texel after texel, to be released when what reads it is launched. Heights are
  * powers of two, for reuse.
  */
 export function toTexture(range: Piece["x"], format: TextureShape["format"]): GpuTexture {
   const { pool, stream } = gpu();
-  const bytes = range.bytes!;
+  const bytes = range.bytes!, key = `${range.offset}.${bytes}.${format}.${range.buffer.id}`;
+  const known = shared?.made.get(key);
+  if (known) {
+    known.references++;
+    return known;
+  }
   const rows = Math.ceil(bytes / TEXEL_BYTES[format] / WIDTH);
   const height = 2 ** Math.ceil(Math.log2(rows));
   const texture = pool.acquireTexture({ format, width: WIDTH, height }, "scratch");
   stream.copyToTexture(range.buffer, range.offset ?? 0, bytes, texture);
+  if (shared?.buffers.includes(range.buffer)) {
+    texture.references++;
+    shared.made.set(key, texture);
+  }
   return texture;
 }
