@@ -8,7 +8,15 @@ import tiled from "../../../wgsl/matmul_tile.wgsl" with { type: "text" };
 import { rowRanges } from "../grid.ts";
 import { BYTES, shapeError, type Tensor } from "../tensor.ts";
 import { fitsQuads, isGemv, launchGemv, launchGemvTexture } from "./gemv.ts";
-import { fitsTexels, launchTexture, TEXTURE_BYTES, toTexture, vectorLanes } from "./matmul_texture.ts";
+import { type Drop, dropoutInto, dropoutOnly } from "./dropout.ts";
+import {
+  fitsTexels,
+  isTurned,
+  launchTexture,
+  TEXTURE_BYTES,
+  toTexture,
+  vectorLanes,
+} from "./matmul_texture.ts";
 import { type StorageKind, storageKind } from "./storage.ts";
 
 const stridedKernel = defineKernel("matmul_strided", strided);
@@ -30,8 +38,24 @@ export interface MatmulOptions {
   alpha?: number;
   /** `y +=` instead of `y =`. */
   accumulate?: boolean;
+  /** An operand loses elements to dropout as it is read; only the operand is named that the kernels can mask. */
+  drop?: Drop & { operand: "x" | "w" };
+  /** Added to the product. */
+  low?: LowRank;
   /** Overrides the choice, for measurements and tests. */
   kernel?: MatmulKernel;
+}
+
+/** A product through a low rank R, in the layout of the one that it is added to: `nt` or `nn`. */
+export interface LowRank {
+  /** f32 `[M, R]`. */
+  x: Tensor;
+  /** f32; `[N, R]` in `nt`, `[R, N]` in `nn`. */
+  w: Tensor;
+  /** Factor of this product alone. */
+  alpha: number;
+  /** Dropout of the product, `[M, N]`. */
+  drop?: Drop | undefined;
 }
 
 /** The kernels, `wgsl/matmul_*.wgsl`; see {@link chooseMatmul}. */
@@ -56,6 +80,18 @@ export interface Piece {
   wKind: StorageKind;
   alpha: number;
   accumulate: boolean;
+  /** Dropout of the operand that the kernel masks; `first`: number of its range's first element. */
+  drop: (Drop & { first: number }) | undefined;
+  low: LowRankPiece | undefined;
+}
+
+/** What {@link LowRank} adds to a part; `first`: number of the part's first element in y, for the mask. */
+interface LowRankPiece {
+  x: BufferRange;
+  w: BufferRange;
+  rank: number;
+  alpha: number;
+  drop: (Drop & { first: number }) | undefined;
 }
 
 /**
@@ -77,10 +113,12 @@ export interface Piece {
 export function matmulInto(options: MatmulOptions): void {
   const target = gpu(), lanes = vectorLanes(target);
   const limit = lanes > 0 ? TEXTURE_BYTES : Infinity;
+  const parts = [...pieces(options, limit)]
+    .map((piece) => ({ piece, kernel: options.kernel ?? chooseMatmul(piece, lanes) }));
+  if (!parts.every(({ piece, kernel }) => hasPlace(options, piece, kernel, lanes))) return inTurn(options);
   // pieces that share x follow each other, and so its texture
   let held: { offset: number | undefined; x: GpuTexture } | undefined;
-  for (const piece of pieces(options, limit)) {
-    const kernel = options.kernel ?? chooseMatmul(piece, lanes);
+  for (const { piece, kernel } of parts) {
     if (kernel === "gemv") launchGemv(piece);
     else if (kernel !== "texture" && kernel !== "gemv_texture") launchStrided(piece, kernel);
     else {
@@ -93,6 +131,29 @@ export function matmulInto(options: MatmulOptions): void {
     }
   }
   if (held) target.pool.release(held.x);
+}
+
+/** Whether the kernel does dropout and the low-rank product of this call along with the rest. */
+function hasPlace({ drop, low }: MatmulOptions, piece: Piece, kernel: MatmulKernel, lanes: number): boolean {
+  if (!drop && !low) return true;
+  if (kernel !== "texture") return false;
+  const turned = isTurned(piece, lanes);
+  if (drop && drop.operand !== (turned ? "x" : "w")) return false;
+  return !low || (!turned && low.x.columns % 4 === 0);
+}
+
+/** The same in launches of their own. */
+function inTurn({ drop, low, ...rest }: MatmulOptions): void {
+  if (drop) {
+    const dropped = dropoutOnly(rest[drop.operand], drop.rate, drop.seed);
+    matmulInto({ ...rest, [drop.operand]: dropped, ...(low && { low }) });
+    dropped.dispose();
+  } else if (low) {
+    const { layout, y, accumulate = false } = rest;
+    matmulInto({ layout, x: low.x, w: low.w, y, alpha: low.alpha, accumulate });
+    if (low.drop) dropoutInto(y, low.drop.rate, low.drop.seed);
+    matmulInto({ ...rest, accumulate: true });
+  }
 }
 
 /**
@@ -121,7 +182,7 @@ export function chooseMatmul(piece: Piece, lanes: number): MatmulKernel {
 
 /** Checks the shapes and cuts the product into parts whose operands fit one binding each. */
 function* pieces(options: MatmulOptions, limit: number): Generator<Piece> {
-  const { layout, x, w, y, alpha = 1, accumulate = false } = options;
+  const { layout, x, w, y, alpha = 1, accumulate = false, drop, low } = options;
   const [M, K] = layout === "tn" ? [x.columns, x.rows] : [x.rows, x.columns];
   const [N, kw] = layout === "nt" ? [w.rows, w.columns] : [w.columns, w.rows];
   if (kw !== K || y.rows !== M || y.columns !== N) {
@@ -131,7 +192,17 @@ function* pieces(options: MatmulOptions, limit: number): Generator<Piece> {
   if (x.dtype !== "f32" || y.dtype !== "f32" || (layout === "tn" && wKind !== 0)) {
     throw shapeError(`matmul ${layout}`, `x ${x.dtype}, w ${w.dtype}, y ${y.dtype} are not supported`);
   }
+  if (low && (low.x.rows !== M || low.x.columns !== (layout === "nt" ? low.w.columns : low.w.rows))) {
+    throw shapeError(`matmul ${layout}`, `low rank: x [${low.x.shape}] and w [${low.w.shape}] do not fit`);
+  }
+  if (low && (layout === "tn" || (low.drop && accumulate))) {
+    throw shapeError(
+      `matmul ${layout}`,
+      "a low rank goes with nt and nn, its dropout with an y that is written",
+    );
+  }
   if (M * N === 0) return;
+  const masked = drop && (drop.operand === "x" ? x : w);
   const shared = { layout, ldx: x.columns, ldw: w.columns, ldy: N, wKind, alpha };
   // rowRanges fits rows to a binding: operands with a lower limit count as so much wider
   const wider = Math.max(1, gpu().maxBinding / limit);
@@ -144,17 +215,30 @@ function* pieces(options: MatmulOptions, limit: number): Generator<Piece> {
   for (const [m0, m1] of rowRanges(M, layout === "tn" ? [yRow] : [xRow, yRow])) {
     for (const [n0, n1] of nRanges) {
       for (const [k0, k1] of kRanges) {
+        const xRange = layout === "tn" ? x.rowRange(k0, k1) : x.rowRange(m0, m1);
+        const wRange = layout === "nt" ? w.rowRange(n0, n1) : w.rowRange(k0, k1);
+        const maskedRange = drop?.operand === "x" ? xRange : wRange;
         yield {
           ...shared,
           M: m1 - m0,
           N: n1 - n0,
           K: k1 - k0,
-          x: layout === "tn" ? x.rowRange(k0, k1) : x.rowRange(m0, m1),
-          w: layout === "nt" ? w.rowRange(n0, n1) : w.rowRange(k0, k1),
+          x: xRange,
+          w: wRange,
           y: y.rowRange(m0, m1),
           x0: layout === "tn" ? m0 : k0,
           y0: n0,
           accumulate: accumulate || k0 > 0,
+          drop: drop && { ...drop, first: (maskedRange.offset! - masked!.offset) / 4 },
+          low: low && k0 === 0
+            ? {
+              x: low.x.rowRange(m0, m1),
+              w: layout === "nt" ? low.w.rowRange(n0, n1) : low.w.range,
+              rank: low.x.columns,
+              alpha: low.alpha,
+              drop: low.drop && { ...low.drop, first: m0 * N },
+            }
+            : undefined,
         };
       }
     }
