@@ -11,6 +11,7 @@ import { quantizationName } from "../lora/provenance.ts";
 import { generate } from "../model/generate.ts";
 import type { Model } from "../model/model.ts";
 import { encodeChatPrompt, type Tokenizer } from "../text/mod.ts";
+import { VERSION } from "../version.ts";
 import type { EvalLog, LoopState } from "./loop.ts";
 import { modelCard } from "./model_card.ts";
 import type { Objective } from "./objective.ts";
@@ -20,9 +21,6 @@ import type { evalBatches, trainingOrder } from "./prepare.ts";
 import type { Reporter } from "./progress.ts";
 import { openSettings, runName } from "./record.ts";
 import type { TrainSettings } from "./settings.ts";
-
-/** Version written into cards. */
-export const VERSION = "0.1.0";
 
 /** A prompt and what the model says to it before and after. */
 export interface Sample {

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { openGpu, rehearse } from "../../lib/gpu/mod.ts";
 import { empty, type Tensor, tensor } from "../../lib/tensor/tensor.ts";
 import { matmulInto, type MatmulKernel, type MatmulLayout } from "../../lib/tensor/ops/matmul_kernel.ts";
+import { deviceHas, type TileKernel, TILES } from "../../lib/tensor/ops/matmul_tile.ts";
 import { vectorLanes } from "../../lib/tensor/ops/matmul_texture.ts";
 
 /** Deterministic numbers in [-1, 1). */
@@ -77,8 +78,12 @@ async function run(c: Case): Promise<void> {
       }
       const want = alpha * sum + (accumulate ? y0[m * N + n]! : 0);
       // Higham, "Accuracy and Stability" (3.5): |error| <= gamma_K sum |x||w| in any order, gamma_K ~ K 2^-24;
-      // two more roundings for alpha and the sum with y
-      const bound = 2 ** -24 * ((K + 2) * Math.abs(alpha) * size + 2 * Math.abs(want) + (accumulate ? 1 : 0));
+      // two more roundings for alpha and the sum with y; operands in f16 are off by 2^-11 of themselves, or by half of
+      // the least subnormal, 2^-25
+      const half = c.kernel && c.kernel in TILES && "f16" in TILES[c.kernel as TileKernel];
+      const rounded = half ? Math.abs(alpha) * (size * (2 ** -10 + 2 ** -22) + K * 2 ** -24) : 0;
+      const bound = rounded +
+        2 ** -24 * ((K + 2) * Math.abs(alpha) * size + 2 * Math.abs(want) + (accumulate ? 1 : 0));
       const error = Math.abs(got[m * N + n]! - want);
       assert.ok(
         error <= bound,
@@ -127,15 +132,23 @@ for (const layout of ["nt", "nn", "tn"] as const) {
   });
 }
 
-for (const kernel of ["strided", "tile32", "tile64"] as const) {
+for (const kernel of ["strided", ...Object.keys(TILES) as TileKernel[]] as const) {
   Deno.test(`matmul ${kernel}: the kernels that this adapter would not choose`, async () => {
-    await openGpu();
-    for (const layout of ["nt", "nn", "tn"] as const) {
+    const gpu = await openGpu();
+    if (kernel !== "strided" && !deviceHas(gpu, kernel)) return;
+    const any = kernel === "strided" || TILES[kernel].kernel === "tile";
+    for (const layout of kernel === "subgroup64" ? ["nt", "nn"] as const : ["nt", "nn", "tn"] as const) {
+      // rows in whole quads, past a tile's edges by one of them, then any size where the kernel takes it
+      await run({ layout, M: layout === "tn" ? 68 : 67, N: 132, K: layout === "tn" ? 37 : 36, kernel });
+      await run({ layout, M: 132, N: 68, K: 20, kernel, alpha: 0.5, accumulate: true, shifted: true });
+      await run({ layout, M: 4, N: 4, K: 4, kernel });
+      if (!any) continue;
       await run({ layout, M: 33, N: 65, K: 36, kernel, alpha: 0.5, accumulate: true, shifted: true });
       await run({ layout, M: 7, N: 70, K: 17, kernel });
     }
-    await run({ layout: "nt", M: 9, N: 13, K: 19, kernel, dtype: "bf16" });
-    await run({ layout: "nn", M: 9, N: 13, K: 19, kernel, dtype: "f16" });
+    const [M, N, K] = any ? [9, 13, 19] : [9, 12, 20];
+    await run({ layout: "nt", M, N, K, kernel, dtype: "bf16" });
+    await run({ layout: "nn", M, N, K, kernel, dtype: "f16" });
   });
 }
 
