@@ -6,6 +6,7 @@
 import { join } from "@std/path";
 import { makeOutputFolder, writeText } from "./formats/mod.ts";
 import {
+  environment,
   gpu,
   openGpu,
   storedTuning,
@@ -43,8 +44,9 @@ export interface TuneOptions {
 }
 
 /**
- * Measures which configurations of the kernels are fastest on this adapter, or takes what was measured before (nibble's
- * cache folder, `tuning/`), and uses them from then on.
+ * Measures which configurations of the kernels are fastest on this adapter, or takes what was measured before (from
+ * nibble's cache folder, `tuning/`), and uses them from then on. A WebGPU adapter tells no driver's version: measure
+ * again (`redo`) after an update.
  *
  * @returns what was found; undefined where `NIBBLE_TUNE=off` or `CI` forbids tuning, and the rules decide
  * @throws NibbleError `gpu/no-adapter`, `gpu/lost`
@@ -69,9 +71,73 @@ export async function tune(options: TuneOptions = {}): Promise<Tuning | undefine
   });
 }
 
+/** Whether `NIBBLE_TUNE=f16` lets tiles in 16 bits take part. */
+const withF16 = () => environment("NIBBLE_TUNE") === "f16";
+
+/**
+ * {@link tune} as the commands do it: on the first use of an adapter and when asked to, told on stderr.
+ *
+ * @param redo measure again, and say why not where that is forbidden
+ */
+export async function tuneForCommand(redo: boolean): Promise<void> {
+  const forbidden = tuningOff();
+  if (forbidden) {
+    if (redo) console.error(`[tune] not measured: ${forbidden}`);
+    return;
+  }
+  const terminal = Deno.stderr.isTerminal(), encoder = new TextEncoder();
+  let measuring = false;
+  const tuning = await tune({
+    redo,
+    f16: withF16(),
+    onNote: (note) => console.error(`[tune] ${note}`),
+    onProgress(name, done, total) {
+      if (!measuring) {
+        console.error(`[tune] measuring ${total} kernels on ${gpu().name}, once, in under 20 s`);
+      }
+      measuring = true;
+      const line = done < total ? `[tune] ${name} ${done + 1}/${total} ...` : "";
+      if (terminal) Deno.stderr.writeSync(encoder.encode(`\r\x1b[K${line}`));
+    },
+  });
+  if (tuning?.from === "measurement") console.error(`[tune] ${describeTuning(tuning)}`);
+}
+
+/** What came of tuning, in a sentence. */
+export function describeTuning({ kernels, left, seconds }: Tuning): string {
+  const other = kernels.filter(({ chosen, measured }) => chosen !== measured[0]!.candidate).length;
+  const rest = left.length > 0 ? `; no time was left for ${left.length}` : "";
+  return `${kernels.length} kernels measured in ${
+    seconds.toFixed(1)
+  } s, ${other} faster than by the rule${rest}`;
+}
+
 /** What was measured before on the open device, or undefined; nothing is measured. */
-export function knownTuning(options: Pick<TuneOptions, "f16"> = {}): Tuning | undefined {
-  return storedTuning(gpu(), tunables(options), { version: VERSION, store: tuneStore() });
+export function knownTuning(): Tuning | undefined {
+  return storedTuning(gpu(), tunables({ f16: withF16() }), { version: VERSION, store: tuneStore() });
+}
+
+/** What the doctor says of tuning, a line a kernel: configuration, time, and how many times the portable one's speed. */
+export function describeKnown(): string {
+  const line = (name: string, text: string) => `${name.padEnd(20)}${text}`;
+  const known = knownTuning(), off = tuningOff();
+  if (!known) {
+    return line("tuned", off ? `no: ${off}` : "not yet: training and chat measure on their first run");
+  }
+  const rows = known.kernels.map(({ name, chosen, measured }) => {
+    const [portable] = measured, best = measured.find(({ candidate }) => candidate === chosen)!;
+    const gain = portable!.ms === undefined
+      ? ""
+      : `, ${(portable!.ms / best.ms!).toFixed(2)} x ${portable!.candidate}`;
+    const wrong = measured.filter(({ problem }) => problem).map((m) => `; ${m.candidate} ${m.problem}`).join(
+      "",
+    );
+    return line(
+      `  ${name}`,
+      `${chosen}, ${best.ms!.toFixed(3)} ms${chosen === portable!.candidate ? "" : gain}${wrong}`,
+    );
+  });
+  return [line("tuned", describeTuning(known) + (off ? `; not used: ${off}` : "")), ...rows].join("\n");
 }
 
 /** Files in nibble's cache folder, each whole or not there. */

@@ -108,8 +108,8 @@ export interface Tuning {
 /** A later configuration has to be this much faster than an earlier one, so that noise decides nothing. */
 const ADVANTAGE = 0.97;
 /** Milliseconds that a configuration runs for in a round. */
-const ROUND = 8;
-const ROUNDS = 3;
+const ROUND = 12;
+const ROUNDS = 5;
 
 /**
  * Chooses a configuration for each kernel, from the store or by measuring, and puts the choices on the device.

@@ -60,9 +60,9 @@ function namedTile(name: string): { tile: number; blocks: number } | undefined {
   return named ? { tile: Number(named[1]), blocks: Number(named[2]) } : undefined;
 }
 
-/** Whether that many rows and columns can be had: whole subgroups of rows, and what `columns` has room for. */
+/** Whether a name is one, and its tile can be had: whole subgroups of rows, and what `columns` has room for. */
 export function textureFits(name: TextureKernel, lanes: number, { layout }: Pick<Piece, "layout">): boolean {
-  const { tile, blocks } = namedTile(name)!;
+  const { tile, blocks } = namedTile(name) ?? { tile: NaN, blocks: NaN };
   return tile % lanes === 0 && (layout !== "tn" || (blocks === 1 && tile <= 4 * lanes));
 }
 

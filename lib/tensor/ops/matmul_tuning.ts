@@ -5,7 +5,13 @@
 import { adapterKind, type Gpu, type Probe, type Tunable } from "../../gpu/mod.ts";
 import { empty, tensor } from "../tensor.ts";
 import { type MatmulClass, matmulInto, type MatmulKernel, type MatmulLayout } from "./matmul_kernel.ts";
-import { textureFits, type TextureKernel, vectorLanes } from "./matmul_texture.ts";
+import {
+  textureBlocks,
+  textureFits,
+  type TextureKernel,
+  textureTile,
+  vectorLanes,
+} from "./matmul_texture.ts";
 import { deviceHas, isTile, TILES } from "./matmul_tile.ts";
 
 /** Layouts and classes, those that training spends most in first. */
@@ -27,11 +33,11 @@ const ON_GPU: Readonly<Record<MatmulClass, readonly MatmulKernel[]>> = {
   shallow: ["tile64", "tile32", "quad64", "strided"],
 };
 
-/** The same for llvmpipe; which of them a layout has room for depends on the vector's width. */
+/** The same for llvmpipe, less those that a layout has no room for and the one that `texture` stands for. */
 const ON_LLVMPIPE: Readonly<Record<MatmulClass, readonly ("texture" | TextureKernel)[]>> = {
-  large: ["texture", "texture32x1", "texture16x2", "texture16x1"],
-  medium: ["texture", "texture32x1", "texture16x2", "texture16x1"],
-  short: ["texture", "texture16x1", "texture32x2"],
+  large: ["texture", "texture32x1", "texture16x2", "texture16x1", "texture8x1"],
+  medium: ["texture", "texture32x1", "texture16x2", "texture16x1", "texture8x1"],
+  short: ["texture", "texture8x1", "texture16x1", "texture32x1", "texture32x2"],
   narrow: ["texture", "texture16x1", "texture8x1"],
   shallow: ["texture", "texture32x1", "texture16x2"],
 };
@@ -47,12 +53,17 @@ const WORKS: Readonly<Record<"gpu" | "software", Readonly<Record<MatmulClass, [n
   },
   software: {
     large: [512, 1536, 384],
-    medium: [256, 576, 576],
+    medium: [448, 640, 512],
     short: [16, 1536, 576],
     narrow: [512, 16, 576],
     shallow: [512, 576, 16],
   },
 };
+
+/** M, N, K of the work that stands for a class on an adapter. */
+export function workOf(device: Pick<Gpu, "name">, kind: MatmulClass): [number, number, number] {
+  return WORKS[adapterKind(device) === "gpu" ? "gpu" : "software"][kind];
+}
 
 /**
  * The products as the tuner takes them, the most important first.
@@ -71,7 +82,11 @@ export function matmulTunables({ f16 = false }: { f16?: boolean | undefined } = 
 function candidatesFor(device: Gpu, layout: MatmulLayout, kind: MatmulClass, f16: boolean): MatmulKernel[] {
   const lanes = vectorLanes(device);
   if (lanes > 0) {
-    return ON_LLVMPIPE[kind].filter((name) => name === "texture" || textureFits(name, lanes, { layout }));
+    const [M, N] = workOf(device, kind);
+    const rule = `texture${textureTile(M, lanes, layout)}x${textureBlocks(N, lanes, layout)}`;
+    return ON_LLVMPIPE[kind].filter((name) =>
+      name === "texture" || name !== rule && textureFits(name, lanes, { layout })
+    );
   }
   return ON_GPU[kind].filter((name) =>
     !isTile(name) ||
@@ -80,7 +95,7 @@ function candidatesFor(device: Gpu, layout: MatmulLayout, kind: MatmulClass, f16
 }
 
 function probe(device: Gpu, layout: MatmulLayout, kind: MatmulClass): Probe {
-  const [M, N, K] = WORKS[adapterKind(device) === "gpu" ? "gpu" : "software"][kind];
+  const [M, N, K] = workOf(device, kind);
   const x = tensor(numbers(M * K, 1), layout === "tn" ? [K, M] : [M, K]);
   const w = tensor(numbers(N * K, 2), layout === "nt" ? [N, K] : [K, N]);
   const y = empty([M, N]);
