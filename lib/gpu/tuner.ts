@@ -186,7 +186,7 @@ async function measureOne(
     const running = measured.filter(({ problem }) => problem === undefined);
     if (running.length === 0) return undefined;
     const times = await timeInTurns(probe, running.map(({ candidate }) => candidate), clock, late);
-    for (const [i, m] of running.entries()) m.ms = times[i]!;
+    for (const [i, m] of running.entries()) if (Number.isFinite(times[i])) m.ms = times[i]!;
     const best = times.reduce((best, ms, i) => ms < ADVANTAGE * times[best]! ? i : best, 0);
     return { name: tunable.name, flops: probe.flops, chosen: running[best]!.candidate, measured };
   } finally {
@@ -242,7 +242,9 @@ async function timeInTurns(
   clock: Clock,
   late: () => boolean,
 ): Promise<number[]> {
-  const times = await clock(candidates.map((candidate) => () => probe.run(candidate)));
+  // a clock that stands still or runs backwards tells nothing
+  const sane = (ms: number) => ms > 0 ? ms : Infinity;
+  const times = (await clock(candidates.map((candidate) => () => probe.run(candidate)))).map(sane);
   // those far behind are measured well enough
   const least = Math.min(...times);
   const near = candidates.map((_, i) => i).filter((i) => times[i]! <= 3 * least);
@@ -251,7 +253,7 @@ async function timeInTurns(
     const took = await clock(near.map((i, at) => () => {
       for (let n = 0; n < repeats[at]!; n++) probe.run(candidates[i]!);
     }));
-    for (const [at, i] of near.entries()) times[i] = Math.min(times[i]!, took[at]! / repeats[at]!);
+    for (const [at, i] of near.entries()) times[i] = Math.min(times[i]!, sane(took[at]! / repeats[at]!));
   }
   return times;
 }

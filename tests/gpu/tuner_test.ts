@@ -100,6 +100,17 @@ Deno.test("the fastest configuration is chosen, and a tie goes to the earlier on
   assert.equal(count().live, 0, "inputs are given back");
 });
 
+Deno.test("a clock that stands still or runs backwards leaves it at the portable configuration", async () => {
+  for (const ms of [0, -5, NaN]) {
+    const { device, tunables, options } = fakes(TABLE);
+    const { kernels: [kernel] } = await tuneDevice(device, tunables, {
+      ...options,
+      clock: (works) => Promise.resolve(works.map(() => ms)),
+    });
+    assert.deepEqual([kernel!.chosen, kernel!.measured[0]], ["plain", { candidate: "plain" }]);
+  }
+});
+
 Deno.test("what is stored is taken and nothing measured, until asked to", async () => {
   const { device, tunables, options, count } = fakes(TABLE);
   const store = memory();

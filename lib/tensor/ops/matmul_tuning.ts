@@ -28,8 +28,8 @@ const CLASSES: readonly (readonly [MatmulLayout, MatmulClass])[] = [
 const ON_GPU: Readonly<Record<MatmulClass, readonly MatmulKernel[]>> = {
   large: ["tile64", "tile64r8", "quad64", "quad128x64", "quad128", "subgroup64", "half64", "half128x64"],
   medium: ["tile64", "tile32", "quad32", "quad64", "subgroup64", "half64"],
-  short: ["tile32", "tile16x64", "quad32", "quad16x64"],
-  narrow: ["tile32", "tile64x16", "quad32", "quad64x16"],
+  short: ["tile32", "tile16", "tile16x64", "quad32", "quad16x64"],
+  narrow: ["tile32", "tile16", "tile64x16", "quad32", "quad64x16"],
   shallow: ["tile64", "tile32", "quad64", "strided"],
 };
 
