@@ -13,10 +13,10 @@
  * hand fits it (alignment, size) before taking it.
  * @module
  */
-import { createHash } from "node:crypto";
 import { environment, type Gpu, withGpu } from "./device.ts";
 import type { BufferRange } from "./kernel.ts";
 import { timeEach } from "./profile.ts";
+import { choicesOf, parseTuning, textOf, tuningFile, tuningKey } from "./tuning_file.ts";
 
 /** A kernel, at one class of works, that can run in several configurations. */
 export interface Tunable {
@@ -125,9 +125,9 @@ export async function tuneDevice(
 ): Promise<Tuning> {
   const key = tuningKey(device, tunables, options.version);
   const file = tuningFile(device, key);
-  const kept = options.redo ? undefined : parse(options.store?.read(file), key);
+  const kept = options.redo ? undefined : parseTuning(options.store?.read(file), key);
   const tuning = kept ?? await withGpu(device, () => measure(device, tunables, options));
-  if (!kept) options.store?.write(file, JSON.stringify({ key, ...withoutChoices(tuning) }, null, 1) + "\n");
+  if (!kept) options.store?.write(file, textOf(tuning, key));
   device.choices = tuning.choices;
   return tuning;
 }
@@ -139,7 +139,7 @@ export function storedTuning(
   options: Pick<TuneDeviceOptions, "version" | "store">,
 ): Tuning | undefined {
   const key = tuningKey(device, tunables, options.version);
-  return parse(options.store?.read(tuningFile(device, key)), key);
+  return parseTuning(options.store?.read(tuningFile(device, key)), key);
 }
 
 async function measure(
@@ -281,52 +281,4 @@ export function tuningOff(): string | undefined {
   if (environment("NIBBLE_TUNE") === "off") return "NIBBLE_TUNE=off";
   const ci = environment("CI");
   return ci && ci !== "false" && ci !== "0" ? `CI=${ci}` : undefined;
-}
-
-/**
- * What choices hold for. WebGPU tells no driver's version; what it tells of a driver is in the description, the features
- * and the limits. After an update of the driver that changes none of them, measure again by hand.
- */
-function tuningKey(device: Gpu, tunables: readonly Tunable[], version: string): string {
-  const { name, vendor, features, limits } = device;
-  const candidates = tunables.map((t) => [t.name, ...t.candidates(device)]);
-  return JSON.stringify({
-    ...{ adapter: name, vendor, features, nibble: version, deno: Deno.version.deno },
-    backend: environment("DENO_WEBGPU_BACKEND") ?? Deno.build.os,
-    limits: [limits.maxComputeInvocationsPerWorkgroup, limits.maxComputeWorkgroupStorageSize],
-    candidates: hashOf(JSON.stringify(candidates)),
-  });
-}
-
-/** Name of the file for a key: readable, and another one for another key. */
-function tuningFile(device: Gpu, key: string): string {
-  const slug = device.name.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "").slice(0, 40);
-  return `${slug}-${hashOf(key)}.json`;
-}
-
-const hashOf = (text: string) => createHash("sha256").update(text).digest("hex").slice(0, 16);
-
-function choicesOf(kernels: readonly TunedKernel[]): Choices {
-  return new Map(kernels.map(({ name, chosen }) => [name, chosen]));
-}
-
-type Kept = Pick<Tuning, "seconds" | "kernels" | "left">;
-
-function withoutChoices({ seconds, kernels, left }: Kept): Kept {
-  return { seconds, kernels, left };
-}
-
-/** A kept file's tuning; undefined for one that is damaged or was made for something else. */
-function parse(text: string | undefined, key: string): Tuning | undefined {
-  try {
-    const kept = JSON.parse(text ?? "") as Kept & { key: string };
-    const whole = kept.key === key && typeof kept.seconds === "number" && Array.isArray(kept.left) &&
-      kept.kernels.every(({ name, chosen, measured }) =>
-        typeof name === "string" && measured.some(({ candidate }) => candidate === chosen)
-      );
-    if (!whole) return undefined;
-    return { ...withoutChoices(kept), choices: choicesOf(kept.kernels), from: "store" };
-  } catch {
-    return undefined; // not there, or damaged: measured again
-  }
 }
