@@ -1,10 +1,17 @@
 /**
- * A tuning as a file: what it holds for, its name, and its text.
+ * When a tuning holds: where the environment allows one at all, and what its file was made for.
  * @module
  */
 import { createHash } from "node:crypto";
 import { environment, type Gpu } from "./device.ts";
 import type { Choices, Tunable, TunedKernel, Tuning } from "./tuner.ts";
+
+/** Whether the environment forbids tuning, and by which variable: `NIBBLE_TUNE=off`, or `CI`. */
+export function tuningOff(): string | undefined {
+  if (environment("NIBBLE_TUNE") === "off") return "NIBBLE_TUNE=off";
+  const ci = environment("CI");
+  return ci && ci !== "false" && ci !== "0" ? `CI=${ci}` : undefined;
+}
 
 /**
  * What choices hold for. WebGPU tells no driver's version; what it tells of a driver is in the description, the features
