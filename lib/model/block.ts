@@ -104,7 +104,12 @@ export function applyNorm(c: ModelConfig, x: Tensor, n: Norm): Tensor {
 export function blockForward(c: ModelConfig, block: Block, i: number, x: Tensor, pass: Pass): Tensor {
   const { num_attention_heads: heads, num_key_value_heads: kvHeads, head_dim: headDim } = c;
   const { context, positions, table } = pass;
-  const n = applyNorm(c, x, block.inputNorm);
+  const { names } = c.family;
+  const seen = (name: string, t: Tensor) => {
+    context.watch?.(`${names.layers}.${i}${name && `.${name}`}`, t);
+    return t;
+  };
+  const n = seen(names.inputNorm, applyNorm(c, x, block.inputNorm));
   let [q, k, v] = project(block.qkv, n, qkvWidths(c), context) as [Tensor, Tensor, Tensor]; // (rows, H*D)
   if (block.qNorm) q = headNorm(c, q, block.qNorm);
   if (block.kNorm) k = headNorm(c, k, block.kNorm);
@@ -113,11 +118,11 @@ export function blockForward(c: ModelConfig, block: Block, i: number, x: Tensor,
     k = spend(k, (t) => rope(t, positions, table, kvHeads, headDim));
   }
   const h = spend(applyLinear(block.o, pass.attend(i, q, k, v), context), (t) => add(x, t));
-  const m = applyNorm(c, h, block.postNorm);
+  const m = seen(names.postNorm, applyNorm(c, h, block.postNorm));
   const branches = block.mlp.map((f) => () => feedForward(c, f, m, context));
-  if (!block.router) return spend(branches[0]!(), (t) => add(h, t));
+  if (!block.router) return seen("", spend(branches[0]!(), (t) => add(h, t)));
   const scores = applyLinear(block.router, m, context); // (rows, experts)
-  return add(h, mixture(pass.balance?.apply(i, scores) ?? scores, c.num_experts_per_tok, branches));
+  return seen("", add(h, mixture(pass.balance?.apply(i, scores) ?? scores, c.num_experts_per_tok, branches)));
 }
 
 /** `use(t)`, after which t's bytes are free: for results that no backward reads, its own included. */

@@ -4,10 +4,13 @@
  */
 import { dequantizeRows, gemvFits, gemvQuantized, QuantizedTensor } from "../quant/mod.ts";
 import { putColumns, takeColumns } from "../tensor/ops/columns.ts";
-import { addBias, biasGradient, linear, product } from "../tensor/ops/linear.ts";
-import { matmulInto } from "../tensor/ops/matmul_kernel.ts";
+import { addBias, biasGradient, linear, product, productInto } from "../tensor/ops/linear.ts";
+import { type LowRank, matmulInto } from "../tensor/ops/matmul_kernel.ts";
 import { record } from "../tensor/tape.ts";
-import { empty, scope, type Tensor, zeros } from "../tensor/tensor.ts";
+import { empty, scope, type Tensor } from "../tensor/tensor.ts";
+
+/** Is shown the output of every module of a forward pass, in order: to look for NaN. */
+export type Watch = (module: string, output: Tensor) => void;
 
 /** What a forward pass carries beside the activations. */
 export interface ForwardContext {
@@ -15,6 +18,7 @@ export interface ForwardContext {
   dropoutSeed: number | undefined;
   /** What passes whose parameters stand still compute once (generation), by owner; the caller disposes the tensors. */
   constants?: Map<object, Record<string, Tensor>>;
+  watch?: Watch | undefined;
 }
 
 /** A linear layer. */
@@ -34,7 +38,9 @@ export interface LinearLayer {
 
 /** `y = x Wᵀ + bias`, through the adapter where there is one. */
 export function applyLinear(layer: LinearLayer, x: Tensor, context: ForwardContext): Tensor {
-  return layer.adapter ? layer.adapter(x, context) : baseLinear(layer, x);
+  const y = layer.adapter ? layer.adapter(x, context) : baseLinear(layer, x);
+  context.watch?.(layer.module, y);
+  return y;
 }
 
 /**
@@ -56,36 +62,45 @@ export function baseLinear(layer: LinearLayer, x: Tensor): Tensor {
 /** Elements of weight decoded at a time: 16 MiB of f32, which is also what a texture takes. */
 const SCRATCH = 4 * 2 ** 20;
 
-/** `x Wᵀ + bias`, not recorded. */
-export function baseForward(weight: Tensor | QuantizedTensor, x: Tensor, bias?: Tensor): Tensor {
-  return addBias(times(weight, x), bias);
+/** `x Wᵀ + bias`, and a product of a low rank with it (an adapter's); not recorded. */
+export function baseForward(
+  weight: Tensor | QuantizedTensor,
+  x: Tensor,
+  bias?: Tensor,
+  low?: LowRank,
+): Tensor {
+  return addBias(times(weight, x, low), bias);
 }
 
-function times(weight: Tensor | QuantizedTensor, x: Tensor): Tensor {
-  if (!(weight instanceof QuantizedTensor)) return product("nt", x, weight);
-  if (gemvFits(x.rows, weight)) return gemvQuantized(x, weight);
+function times(weight: Tensor | QuantizedTensor, x: Tensor, low: LowRank | undefined): Tensor {
+  if (!(weight instanceof QuantizedTensor)) return product("nt", x, weight, low ? { low } : {});
+  if (gemvFits(x.rows, weight)) {
+    const y = gemvQuantized(x, weight);
+    if (low) productInto("nt", low.x, low.w, y, { alpha: low.alpha });
+    return y;
+  }
   const [n] = weight.shape;
   const y = empty([x.rows, n]);
   decoded(weight, (w, from, to) => {
-    if (to - from === n) matmulInto({ layout: "nt", x, w, y });
-    else putColumns(y, from, product("nt", x, w));
+    const part = low ? { low: { ...low, w: low.w.slice(from, to) } } : {};
+    if (to - from === n) matmulInto({ layout: "nt", x, w, y, ...part });
+    else putColumns(y, from, product("nt", x, w, part));
+    part.low?.w.dispose();
   });
   return y;
 }
 
-/** `dy W`, added to `onto` where that is given, and that again; not recorded. */
-export function baseBackward(weight: Tensor | QuantizedTensor, dy: Tensor, onto?: Tensor): Tensor {
+/** `dy W`, and a product of a low rank with it; not recorded. */
+export function baseBackward(weight: Tensor | QuantizedTensor, dy: Tensor, low?: LowRank): Tensor {
   const [n, k] = weight.shape as [number, number];
-  const whole = !(weight instanceof QuantizedTensor) || n * k <= SCRATCH;
-  const dx = onto ?? (whole ? empty([dy.rows, k]) : zeros([dy.rows, k]));
-  const accumulate = onto !== undefined || !whole;
+  const dx = empty([dy.rows, k]);
   if (!(weight instanceof QuantizedTensor)) {
-    matmulInto({ layout: "nn", x: dy, w: weight, y: dx, accumulate });
+    matmulInto({ layout: "nn", x: dy, w: weight, y: dx, ...(low && { low }) });
     return dx;
   }
   decoded(weight, (w, from, to) => {
-    const part = whole ? dy : takeColumns(dy, from, to - from);
-    matmulInto({ layout: "nn", x: part, w, y: dx, accumulate });
+    const part = to - from === n ? dy : takeColumns(dy, from, to - from);
+    matmulInto({ layout: "nn", x: part, w, y: dx, ...(from > 0 ? { accumulate: true } : low && { low }) });
   });
   return dx;
 }

@@ -4,14 +4,9 @@
  */
 import { adapterKind, type Gpu, type Probe, type Tunable } from "../../gpu/mod.ts";
 import { empty, tensor } from "../tensor.ts";
-import { type MatmulClass, matmulInto, type MatmulKernel, type MatmulLayout } from "./matmul_kernel.ts";
-import {
-  textureBlocks,
-  textureFits,
-  type TextureKernel,
-  textureTile,
-  vectorLanes,
-} from "./matmul_texture.ts";
+import type { MatmulClass } from "./matmul_choice.ts";
+import { matmulInto, type MatmulKernel, type MatmulLayout } from "./matmul_kernel.ts";
+import { textureFits, type TextureKernel, textureRule, vectorLanes } from "./matmul_texture.ts";
 import { deviceHas, isTile, TILES } from "./matmul_tile.ts";
 
 /** Layouts and classes, those that training spends most in first. */
@@ -35,10 +30,10 @@ const ON_GPU: Readonly<Record<MatmulClass, readonly MatmulKernel[]>> = {
 
 /** The same for llvmpipe, less those that a layout has no room for and the one that `texture` stands for. */
 const ON_LLVMPIPE: Readonly<Record<MatmulClass, readonly ("texture" | TextureKernel)[]>> = {
-  large: ["texture", "texture32x1", "texture16x2", "texture16x1", "texture8x1"],
-  medium: ["texture", "texture32x1", "texture16x2", "texture16x1", "texture8x1"],
-  short: ["texture", "texture8x1", "texture16x1", "texture32x1", "texture32x2"],
-  narrow: ["texture", "texture16x1", "texture8x1"],
+  large: ["texture", "texture32x1", "texture16x2", "texture16x1"],
+  medium: ["texture", "texture32x1", "texture16x2", "texture16x1"],
+  short: ["texture", "texture16x1", "texture8x2", "texture32x2"],
+  narrow: ["texture", "texture16x1", "texture8x2", "texture32x2"],
   shallow: ["texture", "texture32x1", "texture16x2"],
 };
 
@@ -82,10 +77,10 @@ export function matmulTunables({ f16 = false }: { f16?: boolean | undefined } = 
 function candidatesFor(device: Gpu, layout: MatmulLayout, kind: MatmulClass, f16: boolean): MatmulKernel[] {
   const lanes = vectorLanes(device);
   if (lanes > 0) {
-    const [M, N] = workOf(device, kind);
-    const rule = `texture${textureTile(M, lanes, layout)}x${textureBlocks(N, lanes, layout)}`;
+    const [M, N] = workOf(device, kind), work = { layout, M, N, wKind: 0, low: undefined } as const;
+    const rule = textureRule(work, lanes);
     return ON_LLVMPIPE[kind].filter((name) =>
-      name === "texture" || name !== rule && textureFits(name, lanes, { layout })
+      name === "texture" || name !== rule && textureFits(name, work, lanes)
     );
   }
   return ON_GPU[kind].filter((name) =>

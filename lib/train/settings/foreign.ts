@@ -56,7 +56,6 @@ const REASONS: Readonly<Record<string, string>> = {
     "precompute_ref_batch_size",
   "a recipe does not change the environment; set the variables in your shell": "env",
   "memory is planned before the run; nothing is retried": "auto_find_batch_size",
-  "it serves debugging of the Python stack": "debug",
 };
 
 /** Key to the reason why it has no effect here. */
