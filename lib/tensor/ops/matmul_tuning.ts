@@ -37,6 +37,15 @@ const ON_LLVMPIPE: Readonly<Record<MatmulClass, readonly ("texture" | TextureKer
   shallow: ["texture", "texture32x1", "texture16x2"],
 };
 
+/** The same for SwiftShader, which takes seconds to compile a larger one. */
+const ON_SWIFTSHADER: Readonly<Record<MatmulClass, readonly MatmulKernel[]>> = {
+  large: ["tile64", "tile32", "strided"],
+  medium: ["tile64", "tile32", "strided"],
+  short: ["tile32", "tile16", "strided"],
+  narrow: ["tile32", "tile16", "strided"],
+  shallow: ["tile64", "tile32", "strided"],
+};
+
 /** M, N, K of a class's work: on a GPU some milliseconds of an integrated one, less on processors. */
 const WORKS: Readonly<Record<"gpu" | "software", Readonly<Record<MatmulClass, [number, number, number]>>>> = {
   gpu: {
@@ -83,6 +92,7 @@ function candidatesFor(device: Gpu, layout: MatmulLayout, kind: MatmulClass, f16
       name === "texture" || name !== rule && textureFits(name, work, lanes)
     );
   }
+  if (adapterKind(device) === "swiftshader") return [...ON_SWIFTSHADER[kind]];
   return ON_GPU[kind].filter((name) =>
     !isTile(name) ||
     deviceHas(device, name) && (f16 || !("f16" in TILES[name])) && (name !== "subgroup64" || layout !== "tn")
