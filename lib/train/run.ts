@@ -10,6 +10,7 @@ import { beginCorrected } from "./begin_corrected.ts";
 import { loadState } from "./checkpoint.ts";
 import { writeOutputs } from "./finish.ts";
 import { type HubPush, openHubPush } from "./hub_push.ts";
+import { describeKernels, resumeKernels } from "./kernels.ts";
 import { type EvalLog, evaluate, newLoopState, runLoop, type TrainLog } from "./loop.ts";
 import { setUpModel, type TrainableModel } from "./model_setup.ts";
 import { checkMoved } from "./movement.ts";
@@ -82,6 +83,9 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
     ", ",
   );
   note(`adapter     ${device.name} (${can}; bindings up to ${mib(device.maxBinding)})`);
+  const from = resumeFolder(s);
+  const kernels = from && resumeKernels(from);
+  if (kernels || device.choices.size > 0) note(kernels ?? `kernels     ${describeKernels(device.choices)}`);
 
   // 2. model files, data and plan, before a weight is read
   const run = await prepareRun(s, {
@@ -93,8 +97,6 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
     onData: (side, report) => note(indent(side, report)),
   });
   note(formatPlan(run.plan));
-
-  const from = resumeFolder(s);
 
   // 3. model on the device; the reference scores all rows first, or another one before it
   const reference = needsReference(run.objective)

@@ -4,23 +4,25 @@
  */
 import { type BufferRange, defineKernel, gpu, type GpuTexture } from "../../gpu/mod.ts";
 import strided from "../../../wgsl/matmul_strided.wgsl" with { type: "text" };
-import tiled from "../../../wgsl/matmul_tile.wgsl" with { type: "text" };
 import { rowRanges } from "../grid.ts";
 import { BYTES, shapeError, type Tensor } from "../tensor.ts";
 import { fitsQuads, isGemv, launchGemv, launchGemvTexture } from "./gemv.ts";
+import { SMALL, tunedMatmul } from "./matmul_choice.ts";
 import { type Drop, dropoutInto, dropoutOnly } from "./dropout.ts";
 import {
   fitsTexels,
+  isTexture,
   isTurned,
   launchTexture,
   TEXTURE_BYTES,
+  type TextureKernel,
   toTexture,
   vectorLanes,
 } from "./matmul_texture.ts";
+import { isTile, launchTile, type TileKernel } from "./matmul_tile.ts";
 import { type StorageKind, storageKind } from "./storage.ts";
 
 const stridedKernel = defineKernel("matmul_strided", strided);
-const tileKernel = defineKernel("matmul_tile", tiled);
 
 /** Which operand is transposed: `nt` is `x w^T`, `nn` is `x w`, `tn` is `x^T w`. */
 export type MatmulLayout = "nt" | "nn" | "tn";
@@ -58,8 +60,14 @@ export interface LowRank {
   drop?: Drop | undefined;
 }
 
-/** The kernels, `wgsl/matmul_*.wgsl`; see {@link chooseMatmul}. */
-export type MatmulKernel = "strided" | "tile32" | "tile64" | "texture" | "gemv" | "gemv_texture";
+/** The kernels, `wgsl/matmul_*.wgsl` and `gemv*.wgsl`; see {@link chooseMatmul} and {@link TileKernel}. */
+export type MatmulKernel =
+  | "strided"
+  | TileKernel
+  | "texture"
+  | TextureKernel
+  | "gemv"
+  | "gemv_texture";
 
 /** A part of a product whose operands fit one binding each. */
 export interface Piece {
@@ -114,20 +122,24 @@ export function matmulInto(options: MatmulOptions): void {
   const target = gpu(), lanes = vectorLanes(target);
   const limit = lanes > 0 ? TEXTURE_BYTES : Infinity;
   const parts = [...pieces(options, limit)]
-    .map((piece) => ({ piece, kernel: options.kernel ?? chooseMatmul(piece, lanes) }));
+    .map((piece) => ({
+      piece,
+      kernel: options.kernel ?? tunedMatmul(piece, target) ?? chooseMatmul(piece, lanes),
+    }));
   if (!parts.every(({ piece, kernel }) => hasPlace(options, piece, kernel, lanes))) return inTurn(options);
   // pieces that share x follow each other, and so its texture
   let held: { offset: number | undefined; x: GpuTexture } | undefined;
   for (const { piece, kernel } of parts) {
     if (kernel === "gemv") launchGemv(piece);
-    else if (kernel !== "texture" && kernel !== "gemv_texture") launchStrided(piece, kernel);
+    else if (kernel === "strided") launchStrided(piece);
+    else if (isTile(kernel)) launchTile(piece, kernel);
     else {
       if (!held || held.offset !== piece.x.offset) {
         if (held) target.pool.release(held.x);
         held = { offset: piece.x.offset, x: toTexture(piece.x, "rgba32float") };
       }
-      if (kernel === "texture") launchTexture(piece, held.x);
-      else launchGemvTexture(piece, held.x);
+      if (kernel === "gemv_texture") launchGemvTexture(piece, held.x);
+      else launchTexture(piece, held.x, kernel);
     }
   }
   if (held) target.pool.release(held.x);
@@ -136,7 +148,7 @@ export function matmulInto(options: MatmulOptions): void {
 /** Whether the kernel does dropout and the low-rank product of this call along with the rest. */
 function hasPlace({ drop, low }: MatmulOptions, piece: Piece, kernel: MatmulKernel, lanes: number): boolean {
   if (!drop && !low) return true;
-  if (kernel !== "texture") return false;
+  if (!isTexture(kernel)) return false;
   const turned = isTurned(piece, lanes);
   if (drop && drop.operand !== (turned ? "x" : "w")) return false;
   return !low || (!turned && low.x.columns % 4 === 0);
@@ -157,7 +169,8 @@ function inTurn({ drop, low, ...rest }: MatmulOptions): void {
 }
 
 /**
- * The kernel for a product, by shape and adapter alone, so that the same run takes the same kernels:
+ * The kernel for a product where nothing was measured, by shape and adapter alone, so that the same run takes the same
+ * kernels:
  *
  * | kernel | where | tile of y |
  * | --- | --- | --- |
@@ -173,7 +186,7 @@ function inTurn({ drop, low, ...rest }: MatmulOptions): void {
 export function chooseMatmul(piece: Piece, lanes: number): MatmulKernel {
   const { M, N, K } = piece;
   const few = isGemv(piece) && fitsQuads(piece);
-  if (lanes > 0 && fitsTexels(piece) && M * N * K >= 2 ** 16) return few ? "gemv_texture" : "texture";
+  if (lanes > 0 && fitsTexels(piece) && M * N * K >= SMALL) return few ? "gemv_texture" : "texture";
   if (few) return "gemv";
   if (lanes > 0) return "strided";
   if (Math.ceil(M / 64) * Math.ceil(N / 64) >= 64) return "tile64";
@@ -245,17 +258,15 @@ function* pieces(options: MatmulOptions, limit: number): Generator<Piece> {
   }
 }
 
-function launchStrided(piece: Piece, kernel: "strided" | "tile32" | "tile64"): void {
+function launchStrided(piece: Piece): void {
   const { layout, M, N, K, ldx, ldw, ldy, x, w, y, x0, y0, alpha, accumulate, wKind } = piece;
   const [xm, xk] = layout === "tn" ? [1, ldx] : [ldx, 1];
   const [wn, wk] = layout === "nt" ? [ldw, 1] : [1, ldw];
-  const tile = kernel === "tile64" ? 64 : 32;
-  const tiles = { SIDE: tile / 4, X_ALONG_K: layout !== "tn", W_ALONG_K: layout === "nt" };
-  gpu().kernels.launch(kernel === "strided" ? stridedKernel : tileKernel, {
-    consts: { W_KIND: wKind, ...(kernel === "strided" ? {} : tiles) },
+  gpu().kernels.launch(stridedKernel, {
+    consts: { W_KIND: wKind },
     types: { W: wKind === 0 ? "f32" : "u32" },
     params: { M, N, K, x0, xm, xk, wn, wk, y0, ldy, alpha, accumulate: Number(accumulate) },
     bind: { x, w, y },
-    groups: [Math.ceil(N / tile), Math.ceil(M / tile)],
+    groups: [Math.ceil(N / 32), Math.ceil(M / 32)],
   });
 }

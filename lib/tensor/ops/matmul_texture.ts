@@ -53,25 +53,65 @@ export function textureTile(rows: number, lanes: number, along: boolean): number
  * Whether yᵀ is computed, and turned as it is stored: its rows then are the few columns of y, so that all lanes have
  * columns to compute. Of products with rank 16 at 512 rows, 1.4 to 1.7 times as fast.
  */
-export function isTurned({ M, N, wKind, low }: Piece, lanes: number): boolean {
+export function isTurned({ M, N, wKind, low }: Omit<Shape, "layout">, lanes: number): boolean {
   return N <= 8 * lanes && M > N && wKind === 0 && !low;
 }
 
+/** Rows and blocks of columns of a workgroup, other than by shape: `texture16x2`. */
+export type TextureKernel = `texture${8 | 16 | 32}x${1 | 2}`;
+
+/** Whether a name is `texture`, or one of {@link TextureKernel}. */
+export function isTexture(kernel: string): kernel is "texture" | TextureKernel {
+  return kernel === "texture" || named(kernel) !== undefined;
+}
+
+function named(kernel: string): { tile: number; blocks: number } | undefined {
+  const [, tile, blocks] = /^texture(8|16|32)x([12])$/.exec(kernel) ?? [];
+  return tile ? { tile: Number(tile), blocks: Number(blocks) } : undefined;
+}
+
+/** What decides how a product is shared out. */
+type Shape = Pick<Piece, "layout" | "M" | "N" | "wKind" | "low">;
+
+/** How a product is shared out by shape: which operand is A, and what a workgroup takes. */
+function tilingOf(piece: Shape, lanes: number) {
+  const { layout, M, N } = piece;
+  const turned = isTurned(piece, lanes), along = turned ? layout === "nt" : layout !== "tn";
+  const [rows, columns] = turned ? [N, M] : [M, N];
+  const blocks = columns > 4 * lanes ? 2 : 1;
+  return { turned, along, rows, columns, tile: textureTile(rows, lanes, along), blocks };
+}
+
+/** What `texture` stands for at a shape. */
+export function textureRule(piece: Shape, lanes: number): string {
+  const { tile, blocks } = tilingOf(piece, lanes);
+  return `texture${tile}x${blocks}`;
+}
+
+/** Whether the tile can be had: whole subgroups of rows, and of A by columns no more than lanes load at a time. */
+export function textureFits(kernel: TextureKernel, piece: Shape, lanes: number): boolean {
+  const { tile } = named(kernel)!;
+  return tile % lanes === 0 && (tilingOf(piece, lanes).along || tile <= 4 * lanes);
+}
+
 /** Launches a product whose x is in a texture already; w, and y where it is added to, are copied into theirs. */
-export function launchTexture(piece: Piece, x: GpuTexture): void {
-  const { layout, M, N, K, y0, ldy, alpha, wKind, accumulate, drop, low } = piece;
+export function launchTexture(
+  piece: Piece,
+  x: GpuTexture,
+  name: "texture" | TextureKernel = "texture",
+): void {
+  const { layout, N, K, y0, ldy, alpha, wKind, accumulate, drop, low } = piece;
   const { pool, kernels } = gpu();
   const lanes = vectorLanes(gpu());
   const w = toTexture(piece.w, FORMATS[wKind]);
   const made = [w];
   const into = (range: Piece["x"]) => made[made.push(toTexture(range, FORMATS[0])) - 1]!;
   const before = accumulate ? into(piece.y) : x;
-  const turned = isTurned(piece, lanes);
+  const { turned, rows, columns, ...rule } = tilingOf(piece, lanes);
+  const { tile, blocks } = named(name) ?? rule;
   const left = { texture: x, first: piece.x0 / 4, row: piece.ldx / 4, along: layout !== "tn" };
   const right = { texture: w, first: 0, row: piece.ldw / 4, along: layout === "nt" };
   const [a, b] = turned ? [right, left] : [left, right];
-  const [rows, columns] = turned ? [N, M] : [M, N];
-  const tile = textureTile(rows, lanes, a.along), blocks = columns > 4 * lanes ? 2 : 1;
   const bf16 = wKind === 2, mask = drop ?? low?.drop;
   kernels.launch(kernel, {
     entry: a.along ? "rows" : "columns",
