@@ -6,6 +6,10 @@ import { gpu } from "../lib/gpu/mod.ts";
 
 /** Milliseconds that a round of one work should take at least. */
 const ROUND = 60;
+/** Milliseconds of one call from which its first, compiling included, says enough about how long it takes. */
+const LONG = 1000;
+/** Milliseconds that all rounds together should not exceed, as long as there are two. */
+const PATIENCE = 10_000;
 
 /** What came of one work. */
 export interface Timed {
@@ -17,7 +21,7 @@ export interface Timed {
 
 /**
  * Runs every work once to compile it, then in `rounds` rounds one after the other, each often enough for the clock, and
- * returns medians. What waiting itself costs (10 ms in Deno) is taken off.
+ * returns medians. What waiting itself costs (10 ms in Deno) is taken off. Where a round takes seconds there are fewer.
  *
  * @param works launch kernels; the first is what the others are compared with
  */
@@ -30,12 +34,15 @@ export async function interleave(works: readonly (() => void)[], rounds = 5): Pr
     return Math.max(1e-3, performance.now() - started - idle) / repeats;
   };
   const repeats: number[] = [];
+  let whole = 0;
   for (const work of works) {
-    await once(work, 1);
-    repeats.push(Math.max(1, Math.min(500, Math.ceil(ROUND / await once(work, 2)))));
+    const first = await once(work, 1), ms = first > LONG ? first : await once(work, 2);
+    const often = Math.max(1, Math.min(500, Math.ceil(ROUND / ms)));
+    repeats.push(often);
+    whole += often * ms;
   }
   const times: number[][] = works.map(() => []);
-  for (let round = 0; round < rounds; round++) {
+  for (let round = 0; round < Math.min(rounds, Math.max(2, PATIENCE / whole)); round++) {
     for (const [i, work] of works.entries()) times[i]!.push(await once(work, repeats[i]!));
   }
   return times.map((own) => ({ ms: median(own), ratio: median(own.map((t, i) => t / times[0]![i]!)) }));
