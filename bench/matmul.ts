@@ -5,26 +5,18 @@
  *                                 [--rounds=3] [--patience=1] [--budget=300]
  *
  * `base` are x Wᵀ and dy W of every linear layer, `adapter` the products of rank 16 around the
- * widest one. `strided` takes 4 x 4 elements of y an invocation straight from the buffers, `tile32` and `tile64` copy
- * panels to workgroup memory first, `chosen` is what a run takes on this adapter, all it needs to prepare included. All
- * are timed in turns; rates are of medians. A step of the ladder that would take more than `--patience` seconds a
+ * one with the most weights. `strided` takes 4 x 4 elements of y an invocation straight from the buffers, `tile32` and
+ * `tile64` copy panels to workgroup memory first, `chosen` is what a run takes on this adapter, all that it has to
+ * prepare included. All are timed in turns; rates are of medians. A step of the ladder that would take more than `--patience` seconds a
  * product, by its rate so far, is left out (-), and so are products of more than `--budget` GFLOP.
  * @module
  */
 import { gpu, openGpu } from "../lib/gpu/mod.ts";
-import { empty, type Tensor, tensor } from "../lib/tensor/tensor.ts";
+import { empty, tensor } from "../lib/tensor/tensor.ts";
 import { matmulInto, type MatmulKernel } from "../lib/tensor/ops/matmul_kernel.ts";
 import { interleave } from "./interleave.ts";
 import { option, row } from "./report.ts";
-import {
-  adapterProducts,
-  baseProducts,
-  gflop,
-  LAYERS,
-  type LayerShape,
-  numbers,
-  type Product,
-} from "./shapes.ts";
+import { gflop, modelProducts, modelsNamed, numbers, operands, type Product } from "./shapes.ts";
 
 const LADDER: readonly MatmulKernel[] = ["strided", "tile32", "tile64"];
 
@@ -34,26 +26,15 @@ const kinds = option("products", "base,adapter").split(",");
 const rounds = Number(option("rounds", "3"));
 const patience = Number(option("patience", "1")), budget = Number(option("budget", "300"));
 
-/** The layer with the most weights. */
-function widest(layers: readonly LayerShape[]): LayerShape {
-  return layers.reduce((most, layer) => layer[1] * layer[2] > most[1] * most[2] ? layer : most);
-}
-
-function products(layers: readonly LayerShape[], rows: number): Product[] {
-  return [
-    ...(kinds.includes("base") ? layers.flatMap((layer) => baseProducts(layer, rows)) : []),
-    ...(kinds.includes("adapter") ? adapterProducts(widest(layers), rows) : []),
-  ];
-}
-
 /** Least GFLOP/s of a step of the ladder so far, at shapes of some size. */
 const slowest = new Map<MatmulKernel, number>();
 
 /** Rates of the ladder and of the kernel chosen, in this order; undefined where one was left out. */
 async function rates(product: Product): Promise<(number | undefined)[]> {
   const { layout, M, N, K } = product, work = gflop(product);
-  using x: Tensor = tensor(numbers(M * K, 1), layout === "tn" ? [K, M] : [M, K]);
-  using w: Tensor = tensor(numbers(N * K, 2), layout === "nt" ? [N, K] : [K, N]);
+  const shapes = operands(product);
+  using x = tensor(numbers(M * K, 1), shapes.x);
+  using w = tensor(numbers(N * K, 2), shapes.w);
   using y = empty([M, N]);
   const steps = LADDER.filter((kernel) => work / (slowest.get(kernel) ?? Infinity) <= patience);
   const works = [
@@ -71,9 +52,8 @@ await openGpu();
 console.log(`${gpu().name}, GFLOP/s\n`);
 console.log(row("model", "product", "M", "N", "K", ...LADDER, "chosen"));
 console.log(row("---", "---", "---:", "---:", "---:", ...LADDER.map(() => "---:"), "---:"));
-for (const [model, layers] of Object.entries(LAYERS)) {
-  if (!models.some((name) => model.startsWith(name))) continue;
-  for (const product of rows.flatMap((rows) => products(layers, rows))) {
+for (const model of modelsNamed(models)) {
+  for (const product of rows.flatMap((rows) => modelProducts(model, rows, kinds))) {
     if (gflop(product) > budget) continue;
     const found = (await rates(product)).map((rate) => rate?.toFixed(1) ?? "-");
     console.log(row(model, product.name, product.M, product.N, product.K, ...found));

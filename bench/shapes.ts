@@ -31,7 +31,7 @@ export interface Product {
 }
 
 /** What training a frozen weight multiplies: forward, and the gradient by its input. */
-export function baseProducts([name, out, in_]: LayerShape, rows: number): Product[] {
+function baseProducts([name, out, in_]: LayerShape, rows: number): Product[] {
   return [
     { name: `${name}: x Wᵀ`, layout: "nt", M: rows, N: out, K: in_ },
     { name: `${name}: dy W`, layout: "nn", M: rows, N: in_, K: out },
@@ -39,7 +39,7 @@ export function baseProducts([name, out, in_]: LayerShape, rows: number): Produc
 }
 
 /** What an adapter of a layer multiplies, `h = x Aᵀ`, `y = h Bᵀ`: forward and backward. */
-export function adapterProducts([name, out, in_]: LayerShape, rows: number): Product[] {
+function adapterProducts([name, out, in_]: LayerShape, rows: number): Product[] {
   return [
     { name: `${name}: x Aᵀ`, layout: "nt", M: rows, N: RANK, K: in_ },
     { name: `${name}: h Bᵀ`, layout: "nt", M: rows, N: out, K: RANK },
@@ -48,6 +48,26 @@ export function adapterProducts([name, out, in_]: LayerShape, rows: number): Pro
     { name: `${name}: dhᵀ x`, layout: "tn", M: RANK, N: in_, K: rows },
     { name: `${name}: dyᵀ h`, layout: "tn", M: out, N: RANK, K: rows },
   ];
+}
+
+/** Products of a model by kind: `base` of every layer, `adapter` of the one with the most weights. */
+export function modelProducts(model: string, rows: number, kinds: readonly string[]): Product[] {
+  const layers = LAYERS[model]!;
+  const widest = layers.reduce((most, layer) => layer[1] * layer[2] > most[1] * most[2] ? layer : most);
+  return [
+    ...(kinds.includes("base") ? layers.flatMap((layer) => baseProducts(layer, rows)) : []),
+    ...(kinds.includes("adapter") ? adapterProducts(widest, rows) : []),
+  ];
+}
+
+/** Operands of a product as `matmulInto` wants them: shapes of x and of w. */
+export function operands({ layout, M, N, K }: Product): { x: [number, number]; w: [number, number] } {
+  return { x: layout === "tn" ? [K, M] : [M, K], w: layout === "nt" ? [N, K] : [K, N] };
+}
+
+/** Models whose names begin with one of these. */
+export function modelsNamed(beginnings: readonly string[]): string[] {
+  return Object.keys(LAYERS).filter((model) => beginnings.some((name) => model.startsWith(name)));
 }
 
 /** Floating-point operations of a product, in units of 10^9. */
