@@ -26,8 +26,8 @@ const kinds = option("products", "base,adapter").split(",");
 const rounds = Number(option("rounds", "3"));
 const patience = Number(option("patience", "1")), budget = Number(option("budget", "300"));
 
-/** Least GFLOP/s of a step of the ladder so far, at shapes of some size. */
-const slowest = new Map<MatmulKernel, number>();
+/** Least GFLOP/s of a step of the ladder so far, at shapes of some size; before there is one, a guess. */
+const slowest = new Map<MatmulKernel, number>(), GUESS = 5;
 
 /** Rates of the ladder and of the kernel chosen, in this order; undefined where one was left out. */
 async function rates(product: Product): Promise<(number | undefined)[]> {
@@ -36,7 +36,7 @@ async function rates(product: Product): Promise<(number | undefined)[]> {
   using x = tensor(numbers(M * K, 1), shapes.x);
   using w = tensor(numbers(N * K, 2), shapes.w);
   using y = empty([M, N]);
-  const steps = LADDER.filter((kernel) => work / (slowest.get(kernel) ?? Infinity) <= patience);
+  const steps = LADDER.filter((kernel) => work / (slowest.get(kernel) ?? GUESS) <= patience);
   const works = [
     () => matmulInto({ layout, x, w, y }),
     ...steps.map((kernel) => () => matmulInto({ layout, x, w, y, kernel })),

@@ -2,7 +2,7 @@
  * nibble beside other libraries on the same machine, all timed in turns: how many times as fast nibble is.
  *
  *     deno run -A bench/peers.ts [--what=product,product4,lora,qlora,generate]
- *       [--peers=jax,tensorflow,onnxruntime,torch,transformers] [--models=SmolLM2] [--rows=32,512,2048]
+ *       [--peers=jax,tensorflow,onnxruntime,pytorch,transformers] [--models=SmolLM2] [--rows=32,512,2048]
  *       [--products=base,adapter] [--rounds=3] [--patience=10]
  *
  * jax-js, TensorFlow.js, onnxruntime-web and transformers.js run on the same WebGPU adapter. PyTorch with PEFT and
@@ -30,7 +30,7 @@ import { option, row } from "./report.ts";
 import { gflop, modelProducts, modelsNamed, type Product } from "./shapes.ts";
 
 const list = (name: string, fallback: string) => option(name, fallback).split(",");
-const wanted = list("peers", "jax,tensorflow,onnxruntime,torch,transformers");
+const wanted = list("peers", "jax,tensorflow,onnxruntime,pytorch,transformers");
 const rounds = Number(option("rounds", "3")), patience = Number(option("patience", "10"));
 
 /** A peer's module in `peers/`, and what tables call it. */
@@ -38,7 +38,7 @@ const MODULES: Record<string, string> = {
   jax: "jax-js",
   tensorflow: "TensorFlow.js",
   onnxruntime: "onnxruntime-web",
-  torch: "PyTorch (processor)",
+  pytorch: "PyTorch (processor)",
   transformers: "transformers.js",
 };
 const here = (name: string) => fromFileUrl(new URL(`./peers/${name}`, import.meta.url));
@@ -50,8 +50,8 @@ async function peersAmong(names: readonly string[]): Promise<Peer[]> {
     const title = MODULES[name]!;
     // the lock file is for what nibble itself imports
     const deno = ["run", "-A", "--no-lock", "--no-check", here(`${name}.ts`)];
-    const peer = name === "torch"
-      ? new Peer(title, await interopPython(), [here("torch.py")])
+    const peer = name === "pytorch"
+      ? new Peer(title, await interopPython(), [here("pytorch.py")])
       : new Peer(title, Deno.execPath(), deno);
     try {
       console.log(`- ${title}: ${await peer.about()}`);
@@ -121,12 +121,13 @@ async function productTable(
   const columns = peers.flatMap(({ name }) => [name, "nibble is"]);
   console.log("\n" + row("model", "product", "M", "N", "K", "nibble", ...columns));
   console.log(row("---", "---", "---:", "---:", "---:", "---:", ...columns.map(() => "---:")));
-  const slowest = new Map<Peer, number>(), least = new Map<Peer, [ratio: number, place: string]>();
+  // GFLOP/s
+  const GUESS = 5, slowest = new Map<Peer, number>(), least = new Map<Peer, [ratio: number, place: string]>();
   for (const model of modelsNamed(list("models", "SmolLM2"))) {
     for (const rows of list("rows", "32,512,2048").map(Number)) {
       for (const product of chosen(model, rows)) {
         const { name, M, N, K } = product, work = gflop(product), place = `${model}, ${name}, ${rows} rows`;
-        const able = peers.filter((peer) => work / (slowest.get(peer) ?? Infinity) <= patience);
+        const able = peers.filter((peer) => work / (slowest.get(peer) ?? GUESS) <= patience);
         const [own, ...others] = await one(product, place, able);
         const cells = peers.flatMap((peer) => {
           const timed = others[able.indexOf(peer)];
@@ -147,7 +148,7 @@ async function productTable(
 }
 
 async function denseProducts(idle: number): Promise<void> {
-  const peers = await peersAmong(["jax", "tensorflow", "onnxruntime", "torch"]);
+  const peers = await peersAmong(["jax", "tensorflow", "onnxruntime", "pytorch"]);
   console.log("\nProducts in f32, GFLOP/s");
   const kinds = list("products", "base,adapter");
   await productTable(peers, (model, rows) => modelProducts(model, rows, kinds), (product, place, able) => {
@@ -159,7 +160,7 @@ async function denseProducts(idle: number): Promise<void> {
 }
 
 async function fourBitProducts(idle: number): Promise<void> {
-  const peers = await peersAmong(["onnxruntime", "torch"]);
+  const peers = await peersAmong(["onnxruntime", "pytorch"]);
   console.log("\nx Wᵀ with W in 4 bits (nibble and bitsandbytes NF4, onnxruntime MatMulNBits), GFLOP/s");
   const forward = (model: string, rows: number) =>
     modelProducts(model, rows, ["base"]).filter(({ layout }) => layout === "nt");
@@ -188,7 +189,7 @@ function writeModel(config: Record<string, unknown>): string {
 
 async function steps(idle: number, task: StepTask, names: readonly string[], title: string): Promise<void> {
   const peers = await peersAmong(names);
-  if (wanted.includes("torch")) task.folder = writeModel(task.config);
+  if (wanted.includes("pytorch")) task.folder = writeModel(task.config);
   const own = nibbleStep(task, idle);
   const [loss, norm] = await own.values([]) as [number, number];
   // what f32 may lose in the longest of its sums, over the vocabulary
@@ -252,14 +253,14 @@ const sections: Record<string, () => Promise<void>> = {
     steps(
       idle,
       { ...step, config: TOY, quantized: false, optimizer: false },
-      ["jax", "torch"],
+      ["jax", "pytorch"],
       "LoRA step, two layers of 576, 4 x 128 tokens, f32",
     ),
   qlora: () =>
     steps(
       idle,
       { ...step, config: whole, quantized: true, optimizer: true },
-      ["torch"],
+      ["pytorch"],
       "QLoRA step with AdamW, shape of SmolLM2-135M, 4 x 128 tokens, NF4",
     ),
   generate: generation,

@@ -19,7 +19,7 @@ torch.set_num_threads(os.cpu_count())
 
 def numbers(n, seed):
     """The linear congruential sequence of bench/shapes.ts: s[i] = a^(i+1) seed + c (1 + a + ... + a^i)."""
-    powers = np.multiply.accumulate(np.full(n, 1664525, np.uint32))
+    powers = np.multiply.accumulate(np.full(n, 1664525, np.uint32), dtype=np.uint32)
     before = np.concatenate([np.ones(1, np.uint32), powers[:-1]])
     s = powers * np.uint32(seed) + np.uint32(1013904223) * np.add.accumulate(before, dtype=np.uint32)
     return torch.from_numpy((s.view(np.int32) / 2**31).astype(np.float32))
