@@ -50,15 +50,14 @@ async function peersAmong(names: readonly string[]): Promise<Peer[]> {
     const title = MODULES[name]!;
     // the lock file is for what nibble itself imports
     const deno = ["run", "-A", "--no-lock", "--no-check", here(`${name}.ts`)];
-    const peer = name === "pytorch"
-      ? new Peer(title, await interopPython(), [here("pytorch.py")])
-      : new Peer(title, Deno.execPath(), deno);
     try {
+      const peer = name === "pytorch"
+        ? new Peer(title, await interopPython(), [here("pytorch.py")])
+        : new Peer(title, Deno.execPath(), deno);
       console.log(`- ${title}: ${await peer.about()}`);
       found.push(peer);
     } catch (error) {
-      console.log(`- ${title} does not run: ${(error as Error).message}`);
-      peer.stop();
+      console.log(`- ${title} does not run: ${(error as Error).message.split("\n")[0]}`);
     }
   }
   return found;
