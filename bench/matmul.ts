@@ -1,80 +1,62 @@
 /**
- * Matrix products at the shapes of SmolLM2-135M: GFLOP/s of the naive kernel and of the chosen one.
- * Run with `deno run -A bench/matmul.ts [rows...]`.
+ * Matrix products in f32, from the naive kernel to the one that nibble takes: GFLOP/s at the shapes of three models.
+ *
+ *     deno run -A bench/matmul.ts [--models=SmolLM2,Llama,Mistral] [--rows=32,512,2048] [--products=base,adapter]
+ *                                 [--rounds=3] [--patience=1] [--budget=300]
+ *
+ * `base` are x Wᵀ and dy W of every linear layer, `adapter` the products of rank 16 around the
+ * one with the most weights. `strided` takes 4 x 4 elements of y an invocation straight from the buffers, `tile32` and
+ * `tile64` copy panels to workgroup memory first, `chosen` is what a run takes on this adapter, all that it has to
+ * prepare included. All are timed in turns; rates are of medians. A step of the ladder that would take more than `--patience` seconds a
+ * product, by its rate so far, is left out (-), and so are products of more than `--budget` GFLOP.
  * @module
  */
 import { gpu, openGpu } from "../lib/gpu/mod.ts";
-import { empty, Tensor, tensor } from "../lib/tensor/tensor.ts";
-import { matmulInto, type MatmulKernel, type MatmulLayout } from "../lib/tensor/ops/matmul_kernel.ts";
-import { emptyFence } from "./interleave.ts";
+import { empty, tensor } from "../lib/tensor/tensor.ts";
+import { matmulInto, type MatmulKernel } from "../lib/tensor/ops/matmul_kernel.ts";
+import { interleave } from "./interleave.ts";
+import { option, row } from "./report.ts";
+import { gflop, modelProducts, modelsNamed, numbers, operands, type Product } from "./shapes.ts";
 
-type Shape = [name: string, layout: MatmulLayout, M: number, N: number, K: number];
+const LADDER: readonly MatmulKernel[] = ["strided", "tile32", "tile64"];
 
-/** Milliseconds of one product: the fastest of three submits, a fence's own time taken off. */
-async function time(work: () => void, idle: number, flops: number): Promise<number> {
-  work(); // compile
-  await gpu().stream.fence();
-  let t = performance.now();
-  work();
-  await gpu().stream.fence();
-  const once = Math.max(0.02, performance.now() - t - idle);
-  const repeats = flops < 3e6 ? 200 : Math.max(2, Math.min(200, Math.floor(150 / once)));
-  let best = Infinity;
-  for (let round = 0; round < 3; round++) {
-    t = performance.now();
-    for (let i = 0; i < repeats; i++) work();
-    await gpu().stream.fence();
-    best = Math.min(best, (performance.now() - t - idle) / repeats);
-  }
-  return best;
-}
+const models = option("models", "SmolLM2,Llama,Mistral").split(",");
+const rows = option("rows", "32,512,2048").split(",").map(Number);
+const kinds = option("products", "base,adapter").split(",");
+const rounds = Number(option("rounds", "3"));
+const patience = Number(option("patience", "1")), budget = Number(option("budget", "300"));
 
-function shapes(rows: number): Shape[] {
-  const out: Shape[] = [];
-  for (const [N, K] of [[576, 576], [192, 576], [1536, 576], [576, 1536], [49152, 576]] as const) {
-    if (N > 2 ** 14 && rows > 128) continue;
-    out.push(["forward", "nt", rows, N, K]);
-    if (rows < 32 || N > 2 ** 14) continue;
-    out.push(["backward dx", "nn", rows, K, N], ["backward dw", "tn", N, K, rows]);
+/** Least GFLOP/s of a step of the ladder so far, at shapes of some size; before there is one, a guess. */
+const slowest = new Map<MatmulKernel, number>(), GUESS = 5;
+
+/** Rates of the ladder and of the kernel chosen, in this order; undefined where one was left out. */
+async function rates(product: Product): Promise<(number | undefined)[]> {
+  const { layout, M, N, K } = product, work = gflop(product);
+  const shapes = operands(product);
+  using x = tensor(numbers(M * K, 1), shapes.x);
+  using w = tensor(numbers(N * K, 2), shapes.w);
+  using y = empty([M, N]);
+  const steps = LADDER.filter((kernel) => work / (slowest.get(kernel) ?? GUESS) <= patience);
+  const works = [
+    () => matmulInto({ layout, x, w, y }),
+    ...steps.map((kernel) => () => matmulInto({ layout, x, w, y, kernel })),
+  ];
+  const [chosen, ...others] = (await interleave(works, rounds)).map(({ ms }) => 1e3 * work / ms);
+  for (const [i, kernel] of steps.entries()) {
+    if (work > 0.1) slowest.set(kernel, Math.min(slowest.get(kernel) ?? Infinity, others[i]!));
   }
-  if (rows < 32) return out;
-  for (const K of [576, 1536]) {
-    out.push(["LoRA x a^T", "nt", rows, 16, K], ["LoRA h b^T", "nt", rows, K, 16]);
-    out.push(["LoRA da", "tn", 16, K, rows], ["LoRA db", "tn", K, 16, rows], [
-      "LoRA dy b",
-      "nn",
-      rows,
-      16,
-      K,
-    ]);
-  }
-  return out;
+  return [...LADDER.map((kernel) => others[steps.indexOf(kernel)]), chosen];
 }
 
 await openGpu();
-const rows = Deno.args.length > 0 ? Deno.args.map(Number) : [1, 8, 128, 256, 512];
-console.log(gpu().name);
-const idle = await emptyFence();
-const numbers = (n: number) => Float32Array.from({ length: n }, (_, i) => Math.sin(i));
-console.log(
-  `${"product".padEnd(12)}      ${"M".padStart(6)}${"N".padStart(7)}${"K".padStart(6)}${"naive".padStart(9)}${
-    "chosen".padStart(9)
-  }   GFLOP/s`,
-);
-for (const [name, layout, M, N, K] of rows.flatMap(shapes)) {
-  const x = tensor(numbers(M * K), layout === "tn" ? [K, M] : [M, K]);
-  const w = tensor(numbers(N * K), layout === "nt" ? [N, K] : [K, N]);
-  const y = empty([M, N]);
-  const rate = async (kernel?: MatmulKernel) => {
-    const options = kernel ? { layout, x, w, y, kernel } : { layout, x, w, y };
-    const ms = await time(() => matmulInto(options), idle, 2 * M * N * K);
-    return (2 * M * N * K / ms / 1e6).toFixed(1).padStart(9);
-  };
-  const naive = M * N * K < 1e8 ? await rate("strided") : "-".padStart(9);
-  console.log(
-    `${name.padEnd(12)} ${layout}   ${`${M}`.padStart(6)}${`${N}`.padStart(7)}${
-      `${K}`.padStart(6)
-    }${naive}${await rate()}`,
-  );
-  for (const t of [x, w, y] as Tensor[]) t.dispose();
+console.log(`${gpu().name}, GFLOP/s\n`);
+console.log(row("model", "product", "M", "N", "K", ...LADDER, "chosen"));
+console.log(row("---", "---", "---:", "---:", "---:", ...LADDER.map(() => "---:"), "---:"));
+for (const model of modelsNamed(models)) {
+  for (const product of rows.flatMap((rows) => modelProducts(model, rows, kinds))) {
+    if (gflop(product) > budget) continue;
+    const found = (await rates(product)).map((rate) => rate?.toFixed(1) ?? "-");
+    console.log(row(model, product.name, product.M, product.N, product.K, ...found));
+  }
 }
+Deno.exit(0); // the device keeps the process alive
