@@ -2,12 +2,11 @@
  * A linear layer of the model: a dense or a quantized weight, and perhaps an adapter around it.
  * @module
  */
-import { dequantizeRows, gemvFits, gemvQuantized, QuantizedTensor } from "../quant/mod.ts";
-import { putColumns, takeColumns } from "../tensor/ops/columns.ts";
+import { gemvFits, gemvQuantized, matmulQuantized, QuantizedTensor } from "../quant/mod.ts";
 import { addBias, biasGradient, linear, product } from "../tensor/ops/linear.ts";
 import { matmulInto } from "../tensor/ops/matmul_kernel.ts";
 import { record } from "../tensor/tape.ts";
-import { empty, scope, type Tensor, zeros } from "../tensor/tensor.ts";
+import { empty, type Tensor } from "../tensor/tensor.ts";
 
 /** What a forward pass carries beside the activations. */
 export interface ForwardContext {
@@ -53,9 +52,6 @@ export function baseLinear(layer: LinearLayer, x: Tensor): Tensor {
   );
 }
 
-/** Elements of weight decoded at a time: 16 MiB of f32, which is also what a texture takes. */
-const SCRATCH = 4 * 2 ** 20;
-
 /** `x Wᵀ + bias`, not recorded. */
 export function baseForward(weight: Tensor | QuantizedTensor, x: Tensor, bias?: Tensor): Tensor {
   return addBias(times(weight, x), bias);
@@ -64,42 +60,16 @@ export function baseForward(weight: Tensor | QuantizedTensor, x: Tensor, bias?: 
 function times(weight: Tensor | QuantizedTensor, x: Tensor): Tensor {
   if (!(weight instanceof QuantizedTensor)) return product("nt", x, weight);
   if (gemvFits(x.rows, weight)) return gemvQuantized(x, weight);
-  const [n] = weight.shape;
-  const y = empty([x.rows, n]);
-  decoded(weight, (w, from, to) => {
-    if (to - from === n) matmulInto({ layout: "nt", x, w, y });
-    else putColumns(y, from, product("nt", x, w));
-  });
+  const y = empty([x.rows, weight.rows]);
+  matmulQuantized({ layout: "nt", x, q: weight, y });
   return y;
 }
 
 /** `dy W`, added to `onto` where that is given, and that again; not recorded. */
 export function baseBackward(weight: Tensor | QuantizedTensor, dy: Tensor, onto?: Tensor): Tensor {
-  const [n, k] = weight.shape as [number, number];
-  const whole = !(weight instanceof QuantizedTensor) || n * k <= SCRATCH;
-  const dx = onto ?? (whole ? empty([dy.rows, k]) : zeros([dy.rows, k]));
-  const accumulate = onto !== undefined || !whole;
-  if (!(weight instanceof QuantizedTensor)) {
-    matmulInto({ layout: "nn", x: dy, w: weight, y: dx, accumulate });
-    return dx;
-  }
-  decoded(weight, (w, from, to) => {
-    const part = whole ? dy : takeColumns(dy, from, to - from);
-    matmulInto({ layout: "nn", x: part, w, y: dx, accumulate });
-  });
+  const dx = onto ?? empty([dy.rows, weight.columns]);
+  const operands = { layout: "nn", x: dy, y: dx, accumulate: onto !== undefined } as const;
+  if (weight instanceof QuantizedTensor) matmulQuantized({ ...operands, q: weight });
+  else matmulInto({ ...operands, w: weight });
   return dx;
-}
-
-/** Decodes the weight range by range into one bounded scratch: never all of the base at once. */
-function decoded(weight: QuantizedTensor, use: (w: Tensor, from: number, to: number) => void): void {
-  const [n, k] = weight.shape as [number, number];
-  const step = n * k <= SCRATCH ? n : Math.max(64, Math.floor(SCRATCH / k / 64) * 64);
-  for (let from = 0; from < n; from += step) {
-    scope(() => {
-      const to = Math.min(n, from + step);
-      const w = empty([to - from, k], "f32", "scratch");
-      dequantizeRows(weight, from, to, w);
-      use(w, from, to);
-    });
-  }
 }

@@ -1,0 +1,128 @@
+/**
+ * Products with a 4-bit weight: decoded inside the product, or range by range into a scratch that a dense product reads.
+ * @module
+ */
+import { type AdapterKind, adapterKind, type Gpu, gpu } from "../gpu/mod.ts";
+import { matmulInto } from "../tensor/ops/matmul_kernel.ts";
+import { vectorLanes } from "../tensor/ops/matmul_texture.ts";
+import { empty, scope, shapeError, type Tensor } from "../tensor/tensor.ts";
+import { dequantizeRows } from "./dequantize.ts";
+import {
+  fitsQuadRows,
+  fitsVectorLanes,
+  type FusedKernel,
+  multiplyFused,
+  type TileName,
+} from "./matmul_fused.ts";
+import type { QuantizedTensor } from "./quantized_tensor.ts";
+
+/** Operands of {@link matmulQuantized}. */
+export interface QuantizedMatmul {
+  /** `nt` is `x wᵀ`, `nn` is `x w`. */
+  layout: "nt" | "nn";
+  /** f32, `[M, in]`; in `nn` `[M, out]`. */
+  x: Tensor;
+  /** The weight, `[out, in]`. */
+  q: QuantizedTensor;
+  /** f32, `[M, out]`; in `nn` `[M, in]`. */
+  y: Tensor;
+  /** Factor of the product; default 1. */
+  alpha?: number;
+  /** `y +=` instead of `y =`. */
+  accumulate?: boolean;
+  /** Overrides the choice, for measurements and tests. */
+  kernel?: QuantizedKernel;
+}
+
+/** The ways, see {@link chooseQuantized}. */
+export type QuantizedKernel = FusedKernel | "scratch";
+
+/** Elements of weight decoded at a time: 16 MiB of f32, which is also what a texture takes. */
+const SCRATCH = 4 * 2 ** 20;
+
+/** Most rows of x for which a GPU decodes inside the product. */
+const GPU_ROWS = 256;
+
+/**
+ * `y = alpha x wᵀ (+ y)` or `y = alpha x w (+ y)` with the weight in 4 bits: the second is the gradient of the first's
+ * input, from the same codes (Dettmers et al. 2023, arXiv 2305.14314, section 3). Sums are in f32, in a fixed order; a
+ * weight's number is `value[code] * absmax`, rounded to f32, whichever way is taken.
+ *
+ * @throws NibbleError `tensor/shape` when the operands do not fit each other
+ * @example
+ * ```ts
+ * import { openGpu } from "../gpu/mod.ts";
+ * import { empty, tensor } from "../tensor/tensor.ts";
+ * import { matmulQuantized } from "./matmul.ts";
+ * import { quantize } from "./quantized_tensor.ts";
+ * await openGpu();
+ * using w = tensor(Array.from({ length: 128 }, (_, i) => i < 64 ? 1 : -2), [2, 64]);
+ * using q = quantize(w, { doubleQuant: false });
+ * using x = tensor(new Array(64).fill(1), [1, 64]), y = empty([1, 2]);
+ * matmulQuantized({ layout: "nt", x, q, y });
+ * if (`${await y.data()}` !== "64,-128") throw new Error("64 times 1, 64 times -2");
+ * ```
+ */
+export function matmulQuantized(options: QuantizedMatmul): void {
+  const { layout, x, q, y } = options;
+  const [from, to] = layout === "nt" ? [q.columns, q.rows] : [q.rows, q.columns];
+  const wrong = x.columns !== from || y.columns !== to || y.rows !== x.rows;
+  if (wrong || x.dtype !== "f32" || y.dtype !== "f32") {
+    const shown = `x ${x.dtype} [${x.shape}], w [${q.shape}] and y ${y.dtype} [${y.shape}] do not fit`;
+    throw shapeError(`quantized matmul ${layout}`, shown);
+  }
+  if (y.size === 0) return;
+  const kernel = options.kernel ?? chooseQuantized(options, gpu());
+  if (kernel === "scratch") throughScratch(options);
+  else multiplyFused(options, kernel);
+}
+
+/**
+ * How a product is computed, by rows of x, shape and adapter alone, so that the same run takes the same kernels. Up to 4
+ * rows of `x wᵀ` are `gemvQuantized`'s.
+ *
+ * | way | where | decodes |
+ * | --- | --- | --- |
+ * | `texture` | llvmpipe in vectors of 8 lanes: up to 128 rows; `x w` with 2048 columns or more, any rows | a weight once for 32 rows |
+ * | `tile16x64`, `tile32`, `tile64` | GPUs: up to 256 rows, the tile by rows and what keeps the cores busy | a weight once for as many rows as the tile has |
+ * | `scratch` | what is left | a weight once, written out as f32 and read again |
+ *
+ * The first was measured (`bench/README.md`). The second was not, for want of a GPU: that decoding inside pays for few
+ * rows and not for many is what others found (bitsandbytes' kernels of 2026 decode inside for 2 to 64 rows and measured it
+ * as faster up to 256 rows on a GB10, pull requests 1949 and 2030; beyond that they dequantize and multiply, as Unsloth
+ * does in training). There the dense product runs on tensor cores, which WebGPU does not reach. By count: a tile of 64
+ * rows spends a tenth of its arithmetic on decoding, whatever the rows, and a scratch costs 8 bytes of memory traffic a
+ * weight: at 450 GB/s and 3 TFLOP/s a tenth of the product at 270 rows, less beyond.
+ */
+export function chooseQuantized(
+  { layout, x, q }: Pick<QuantizedMatmul, "layout" | "q"> & { x: Pick<Tensor, "rows"> },
+  target: Pick<Gpu, "name" | "features">,
+): QuantizedKernel {
+  const rows = x.rows, kind: AdapterKind = adapterKind(target);
+  if (vectorLanes(target) > 0 && fitsVectorLanes(layout, q, vectorLanes(target))) {
+    return rows <= 128 || layout === "nn" && q.columns >= 2048 ? "texture" : "scratch";
+  }
+  if (kind !== "gpu" || rows > GPU_ROWS || !fitsQuadRows(q)) return "scratch";
+  return tileFor(rows, layout === "nt" ? q.rows : q.columns);
+}
+
+/** The tile for a product of `rows` by `columns`: the largest that makes 64 workgroups. */
+export function tileFor(rows: number, columns: number): TileName {
+  if (rows <= 16) return "tile16x64";
+  return Math.ceil(rows / 64) * Math.ceil(columns / 64) >= 64 ? "tile64" : "tile32";
+}
+
+/** Decodes the weight range by range into one bounded scratch, never all of it at once, and multiplies. */
+function throughScratch({ layout, x, q, y, alpha = 1, accumulate = false }: QuantizedMatmul): void {
+  const { rows, columns } = q;
+  const step = q.size <= SCRATCH ? rows : Math.max(64, Math.floor(SCRATCH / columns / 64) * 64);
+  for (let from = 0; from < rows; from += step) {
+    scope(() => {
+      const to = Math.min(rows, from + step);
+      const w = empty([to - from, columns], "f32", "scratch");
+      dequantizeRows(q, from, to, w);
+      const more = accumulate || layout === "nn" && from > 0;
+      matmulInto({ layout, x, w, y, alpha, accumulate: more, firstRow: from });
+    });
+  }
+}
