@@ -81,7 +81,9 @@ export {
   type Kernel,
   type KernelTime,
   profile,
+  type Tuning,
 } from "./lib/gpu/mod.ts";
+export { tune, type TuneOptions } from "./lib/tuning.ts";
 export { type DType, type HostArray, keep, scope, Tensor, tensor } from "./lib/tensor/tensor.ts";
 export {
   CODE_BOOKS,

@@ -7,11 +7,12 @@ import { NibbleError } from "./lib/errors.ts";
 import { explainRecipe, parseTrainArguments, readRecipe, recipeHelp, writeRecipe } from "./lib/recipe/mod.ts";
 import { train } from "./lib/train/run.ts";
 import { stopOnInterrupt } from "./lib/train/signals.ts";
+import { tuneForCommand } from "./lib/tuning.ts";
 
 if (import.meta.main) {
   const interrupt = stopOnInterrupt();
   try {
-    const { recipePath, overrides, help, explain } = parseTrainArguments(Deno.args);
+    const { recipePath, overrides, help, explain, tune } = parseTrainArguments(Deno.args);
     if (help || !recipePath) {
       console.log(recipeHelp());
       Deno.exit(help ? 0 : 2);
@@ -22,6 +23,7 @@ if (import.meta.main) {
       Deno.exit(0);
     }
     for (const notice of recipe.notices) console.log(`note        ${notice}`);
+    await tuneForCommand(tune);
     await train(recipe.settings, {
       recipeText: writeRecipe(recipe.settings),
       base: dirname(recipePath),

@@ -13,6 +13,7 @@ import { parseQuantization } from "../lib/lora/provenance.ts";
 import { describeLoad } from "../lib/model/load.ts";
 import type { Model } from "../lib/model/model.ts";
 import { encodeChatPrompt, type Message, type Tokenizer } from "../lib/text/mod.ts";
+import { tuneForCommand } from "../lib/tuning.ts";
 import { badOption, flag, oneOf, readOptions, runCommand, text } from "./command.ts";
 
 const HELP = `Usage: deno task chat --model MODEL [options]
@@ -30,6 +31,7 @@ const HELP = `Usage: deno task chat --model MODEL [options]
   --temperature X         0 takes the likeliest token each time (0)
   --top_k N --top_p X --min_p X --repetition_penalty X --seed N
   --verbose               tokens a second on stderr
+  --tune                  measure again which kernels are fastest on this adapter
 
 In the conversation: /reset forgets it, /exit or Ctrl-D leaves, Ctrl-C stops an answer.`;
 
@@ -54,7 +56,7 @@ type Numbers = Partial<Record<NumberName, number>>;
 const DTYPES = { auto: "auto", bfloat16: "bfloat16", float16: "float16", float32: "float32" } as const;
 const OPTIONS = {
   ...{ model: text, adapter: text, prompt: text, system: text, torch_dtype: text },
-  ...{ load_in_4bit: flag, raw: flag, verbose: flag },
+  ...{ load_in_4bit: flag, raw: flag, verbose: flag, tune: flag },
   ...Object.fromEntries(NUMBERS.map((name) => [name, text])) as Record<NumberName, typeof text>,
 };
 
@@ -117,6 +119,7 @@ async function main(): Promise<number> {
   }
   const trainedOn = saved?.nibble?.base_quantization;
   const fourBits = args.load_in_4bit ?? Boolean(trainedOn);
+  await tuneForCommand(args.tune ?? false);
   const { max_new_tokens = 256, max_positions = 2048, ...sampling } = numbers;
   const model = await load(name, args.model === undefined, {
     maxPositions: max_positions,

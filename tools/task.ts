@@ -16,6 +16,8 @@ interface Task {
   adapter: "any" | "swiftshader" | "none";
   /** Arguments of `deno`, given the user's own. */
   command: (args: string[]) => string[];
+  /** Same kernels everywhere: nothing is measured, whatever the machine. */
+  untuned?: true;
 }
 
 const ROOT = fromFileUrl(new URL("..", import.meta.url));
@@ -41,16 +43,17 @@ const TASKS: Record<string, Task> = {
   merge: { adapter: "any", command: run("tools/merge.ts") },
   quantize: { adapter: "any", command: run("tools/quantize.ts") },
   recipe: { adapter: "none", command: run("tools/recipe.ts") },
-  test: { adapter: "any", command: test },
-  "test:swiftshader": { adapter: "swiftshader", command: test },
-  "test:interop": { adapter: "any", command: run("tools/interop.ts") },
-  "test:jupyterlab": { adapter: "any", command: run("tools/jupyterlab.ts") },
+  test: { adapter: "any", command: test, untuned: true },
+  "test:swiftshader": { adapter: "swiftshader", command: test, untuned: true },
+  "test:interop": { adapter: "any", command: run("tools/interop.ts"), untuned: true },
+  "test:jupyterlab": { adapter: "any", command: run("tools/jupyterlab.ts"), untuned: true },
   bench: { adapter: "any", command: run("tools/bench.ts") },
   check: { adapter: "none", command: run("tools/check.ts") },
   notebooks: { adapter: "any", command: run("tools/notebooks.ts") },
   "notebooks:run": {
     adapter: "any",
     command: (args) => ["run", "-A", "tools/notebooks.ts", "--run", ...args],
+    untuned: true,
   },
 };
 
@@ -70,6 +73,7 @@ async function main([name = "", ...args]: string[]): Promise<number> {
       say(`WebGPU adapter: ${found.name}`);
       env = found.env;
     }
+    if (task.untuned) env = { ...env, NIBBLE_TUNE: "off" };
     return await start(task.command(args), env);
   } catch (error) {
     if (!(error instanceof NibbleError)) throw error;

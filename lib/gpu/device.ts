@@ -6,6 +6,7 @@ import { NibbleError } from "../errors.ts";
 import { createRunner, type KernelRunner } from "./kernel.ts";
 import { type BufferPool, createPool } from "./pool.ts";
 import { type CommandStream, createStream } from "./stream.ts";
+import type { Choices } from "./tuner.ts";
 
 /** What works on this device, found by trying it. */
 export interface GpuFeatures {
@@ -13,6 +14,8 @@ export interface GpuFeatures {
   f16: boolean;
   /** Invocations of a subgroup may exchange values without workgroup memory. */
   subgroups: boolean;
+  /** Eight neighbouring invocations of a workgroup lie in one subgroup, side by side. */
+  octets: boolean;
   /** Kernels can be timed on the device, which `profile` needs. */
   timestamps: boolean;
 }
@@ -33,6 +36,8 @@ export interface Gpu {
   readonly device: GPUDevice;
   /** Buffers, lent and taken back, with live bytes by kind (`pool.report()`). */
   readonly pool: BufferPool;
+  /** Configurations of kernels that `tune` found fastest here, by kernel and class of work; empty before. */
+  choices: Choices;
   /** The list of commands, its submissions and readbacks (`stream.counters()`). */
   readonly stream: CommandStream;
   /** Compiles and launches kernels (`kernels.launch(kernel, …)`). */
@@ -77,8 +82,11 @@ let current: Gpu | undefined;
  */
 export async function openGpu(options?: GpuOptions): Promise<Gpu> {
   if (current && !options) return current;
+  const before = current;
   current?.close();
   current = await open(options ?? {});
+  // what was measured on an adapter holds for another device on it, unless that one offers less
+  if (before?.name === current.name && !options?.defaultLimits) current.choices = before.choices;
   return current;
 }
 
@@ -93,11 +101,11 @@ export function gpu(): Gpu {
 }
 
 /** Makes another device the current one while `work` runs. */
-export async function withGpu(other: Gpu, work: () => Promise<void> | void): Promise<void> {
+export async function withGpu<T>(other: Gpu, work: () => Promise<T> | T): Promise<T> {
   const before = current;
   current = other;
   try {
-    await work();
+    return await work();
   } finally {
     current = before;
   }
@@ -111,7 +119,7 @@ async function open(options: GpuOptions): Promise<Gpu> {
         "Run `deno task doctor`, which installs a software adapter; on Debian: apt-get install mesa-vulkan-drivers.",
     });
   }
-  const { device, subgroups } = await requestDevice(adapter, options.defaultLimits ?? false);
+  const { device, subgroups, octets } = await requestDevice(adapter, options.defaultLimits ?? false);
   const problems: NibbleError[] = [];
   let closed = false;
   device.addEventListener("uncapturederror", (event) => {
@@ -150,11 +158,13 @@ async function open(options: GpuOptions): Promise<Gpu> {
     features: {
       f16: device.features.has("shader-f16"),
       subgroups,
+      octets,
       timestamps: device.features.has("timestamp-query"),
     },
     limits: device.limits,
     maxBinding: Math.min(options.maxBinding ?? Infinity, device.limits.maxStorageBufferBindingSize),
     device,
+    choices: new Map(),
     pool,
     stream,
     kernels,
@@ -191,8 +201,8 @@ const LIMITS = [
 async function requestDevice(
   adapter: GPUAdapter,
   defaults: boolean,
-): Promise<{ device: GPUDevice; subgroups: boolean }> {
-  if (defaults) return { device: await adapter.requestDevice(), subgroups: false };
+): Promise<{ device: GPUDevice } & Subgroups> {
+  if (defaults) return { device: await adapter.requestDevice(), ...NO_SUBGROUPS };
   const requiredLimits: Record<string, number> = {};
   for (const name of LIMITS) requiredLimits[name] = adapter.limits[name];
   const features = (["shader-f16", "timestamp-query"] as GPUFeatureName[]).filter((f) =>
@@ -205,22 +215,34 @@ async function requestDevice(
         requiredFeatures: [...features, ...extra],
         requiredLimits,
       });
-      if (extra.length === 0 || await subgroupsWork(device)) return { device, subgroups: extra.length > 0 };
+      if (extra.length === 0) return { device, ...NO_SUBGROUPS };
+      const found = await probeSubgroups(device);
+      if (found.subgroups) return { device, ...found };
       device.destroy();
     } catch {
       // refused with this feature: the next round asks without
     }
   }
-  return { device: await adapter.requestDevice({ requiredLimits }), subgroups: false };
+  return { device: await adapter.requestDevice({ requiredLimits }), ...NO_SUBGROUPS };
 }
+
+type Subgroups = Pick<GpuFeatures, "subgroups" | "octets">;
+const NO_SUBGROUPS: Subgroups = { subgroups: false, octets: false };
 
 const SUBGROUP_PROBE = `
 @group(0) @binding(0) var<storage, read_write> y: array<u32>;
-@compute @workgroup_size(64) fn main(@builtin(local_invocation_index) i: u32, @builtin(subgroup_size) size: u32) {
-  y[i] = u32(subgroupAdd(1u) == size);
+@compute @workgroup_size(64) fn main(
+  @builtin(local_invocation_index) i: u32,
+  @builtin(subgroup_size) size: u32,
+  @builtin(subgroup_invocation_id) id: u32,
+) {
+  let octet = id - id % 8u;
+  let works = subgroupAdd(1u) == size;
+  let mirrored = subgroupShuffle(i, octet + 7u - id % 8u) == i - i % 8u + 7u - i % 8u;
+  y[i] = u32(works) + 2u * u32(works && size % 8u == 0u && id % 8u == i % 8u && mirrored);
 }`;
 
-async function subgroupsWork(device: GPUDevice): Promise<boolean> {
+async function probeSubgroups(device: GPUDevice): Promise<Subgroups> {
   device.pushErrorScope("validation");
   const module = device.createShaderModule({ code: SUBGROUP_PROBE });
   const pipeline = device.createComputePipeline({ layout: "auto", compute: { module } });
@@ -237,11 +259,11 @@ async function subgroupsWork(device: GPUDevice): Promise<boolean> {
   encoder.copyBufferToBuffer(y, 0, out, 0, 256);
   device.queue.submit([encoder.finish()]);
   const failed = await device.popErrorScope();
-  if (failed) return false;
+  if (failed) return NO_SUBGROUPS;
   await out.mapAsync(GPUMapMode.READ);
-  const right = new Uint32Array(out.getMappedRange()).every((v) => v === 1);
+  const found = [...new Uint32Array(out.getMappedRange())];
   out.unmap();
   y.destroy();
   out.destroy();
-  return right;
+  return { subgroups: found.every((v) => v & 1), octets: found.every((v) => v & 2) };
 }

@@ -17,7 +17,7 @@ export interface Rehearsal {
 }
 
 /** The limits that decide what code does: everything else of the device is unused in a rehearsal. */
-export type RehearsalLimits = Pick<Gpu, "limits" | "maxBinding" | "name" | "vendor" | "features">;
+export type RehearsalLimits = Pick<Gpu, "limits" | "maxBinding" | "name" | "vendor" | "features" | "choices">;
 
 /**
  * Runs `work` on a device that allocates nothing and computes nothing, and reports the memory that it would take.
@@ -48,7 +48,13 @@ export async function rehearse(
   };
   const gpu: Gpu = {
     ...{ name: like.name, vendor: like.vendor, limits: like.limits, features: like.features },
-    ...{ maxBinding: like.maxBinding, device: device as unknown as GPUDevice, pool, stream },
+    ...{
+      maxBinding: like.maxBinding,
+      choices: like.choices,
+      device: device as unknown as GPUDevice,
+      pool,
+      stream,
+    },
     kernels: {
       launch(_kernel, { bind }: LaunchOptions) {
         dispatches++;

@@ -27,4 +27,19 @@ export {
 } from "./pool.ts";
 export { type KernelTime, profile } from "./profile.ts";
 export { type CommandStream, type Reader, type StreamCounters } from "./stream.ts";
+export {
+  type Choices,
+  type Clock,
+  deviceClock,
+  type Measured,
+  type Probe,
+  storedTuning,
+  type Tunable,
+  tuneDevice,
+  type TuneDeviceOptions,
+  type TunedKernel,
+  type TuneStore,
+  type Tuning,
+  tuningOff,
+} from "./tuner.ts";
 export { reflect, type Specialization, specialize } from "./wgsl.ts";

@@ -23,6 +23,12 @@ interface Timed {
   labels: string[];
 }
 
+/** One launch, timed. */
+interface TimedLaunch {
+  label: string;
+  milliseconds: number;
+}
+
 /**
  * Runs `work` with every launch timed and returns the time by kernel, the slowest first. Each launch runs in a pass of
  * its own, so the whole takes longer than without; copies are not timed.
@@ -30,6 +36,40 @@ interface Timed {
  * @throws NibbleError `gpu/no-timestamps` where the adapter has no timestamp queries
  */
 export async function profile(gpu: Gpu, work: () => Promise<void> | void): Promise<KernelTime[]> {
+  const sums = new Map<string, KernelTime>();
+  for (const { label, milliseconds } of await timedLaunches(gpu, work)) {
+    const row = sums.get(label) ?? { label, launches: 0, milliseconds: 0 };
+    row.launches++;
+    row.milliseconds += milliseconds;
+    sums.set(label, row);
+  }
+  return [...sums.values()].sort((a, b) => b.milliseconds - a.milliseconds);
+}
+
+/**
+ * Milliseconds of several works by the device's own clock, one after the other, each submitted by itself; copies are
+ * not timed.
+ *
+ * @throws NibbleError `gpu/no-timestamps`
+ */
+export async function timeEach(gpu: Gpu, works: readonly (() => void)[]): Promise<number[]> {
+  const ends: number[] = [];
+  const launches = await timedLaunches(gpu, (count) => {
+    for (const work of works) {
+      work();
+      gpu.stream.flush();
+      ends.push(count());
+    }
+  });
+  const of = (from: number, to: number) => launches.slice(from, to).reduce((n, l) => n + l.milliseconds, 0);
+  return ends.map((end, i) => of(i > 0 ? ends[i - 1]! : 0, end));
+}
+
+/** Every launch of `work`, in order; `count` tells how many there were so far. */
+async function timedLaunches(
+  gpu: Gpu,
+  work: (count: () => number) => Promise<void> | void,
+): Promise<TimedLaunch[]> {
   if (!gpu.features.timestamps) {
     throw new NibbleError("gpu/no-timestamps", "This adapter has no timestamp queries", {
       remedy: "Time whole steps with `deno task bench step` instead.",
@@ -51,24 +91,21 @@ export async function profile(gpu: Gpu, work: () => Promise<void> | void): Promi
       return { querySet, beginningOfPassWriteIndex: 2 * i, endOfPassWriteIndex: 2 * i + 1 };
     },
   };
-  const sums = new Map<string, KernelTime>();
   try {
-    await work();
+    await work(() => timed.reduce((n, { labels }) => n + labels.length, 0));
   } finally {
     stream.timing = undefined;
     stream.flush();
   }
+  const launches: TimedLaunch[] = [];
   for (const { querySet, labels } of timed) {
     const times = await resolveTimes(gpu, querySet, labels.length);
     labels.forEach((label, i) => {
-      const row = sums.get(label) ?? { label, launches: 0, milliseconds: 0 };
-      row.launches++;
-      row.milliseconds += Number(times[2 * i + 1]! - times[2 * i]!) / 1e6;
-      sums.set(label, row);
+      launches.push({ label, milliseconds: Number(times[2 * i + 1]! - times[2 * i]!) / 1e6 });
     });
     querySet.destroy();
   }
-  return [...sums.values()].sort((a, b) => b.milliseconds - a.milliseconds);
+  return launches;
 }
 
 /** Nanoseconds of the first `launches` pairs of a query set. */

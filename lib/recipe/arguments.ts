@@ -19,6 +19,8 @@ export interface TrainArguments {
   help: boolean;
   /** `--explain`: print every setting, its value and origin, and do not train. */
   explain: boolean;
+  /** `--tune`: measure again which kernels are fastest on this adapter. */
+  tune: boolean;
 }
 
 /** One override: the key as typed and its value, text unless it is a flag or a list of words. */
@@ -42,13 +44,14 @@ export interface Override {
  * ```
  */
 export function parseTrainArguments(argv: readonly string[]): TrainArguments {
-  const own = { help: false, explain: false };
+  const own = { help: false, explain: false, tune: false };
   const config: string[] = [];
   const words: string[] = [];
   for (let i = 0; i < argv.length; i++) {
     const word = argv[i];
     if (word === "--help" || word === "-h") own.help = true;
     else if (word === "--explain") own.explain = true;
+    else if (word === "--tune") own.tune = true;
     else if (word.startsWith("--config=")) config.push(word.slice("--config=".length));
     else if (word === "--config" && i + 1 < argv.length) config.push(argv[++i]);
     else words.push(word);

@@ -63,6 +63,8 @@ The command line wins over the file: --key=value, --key value, --flag, --no_flag
 
   --help      this text
   --explain   print every setting, its value and where it comes from; do not train
+  --tune      measure again which kernels are fastest on this adapter; the first run on an adapter does so by itself
+              (NIBBLE_TUNE=off, and CI: never; NIBBLE_TUNE=f16: tiles with operands in 16 bits may be chosen too)
 
 ${groups.join("\n\n")}
 `;

@@ -60,6 +60,8 @@ export interface ModelCard {
   parameters?: number;
   /** The adapter string of the device, its back end and driver. */
   device: string;
+  /** Configurations of the kernels, where they were measured there. */
+  kernels?: string;
   /** Most device memory in use, bytes. */
   deviceBytes?: number;
   /** The recipe as YAML. */
@@ -209,6 +211,7 @@ function training(card: ModelCard): string {
       card.trainableParameters === undefined ? undefined : count(card.trainableParameters) + share,
     ],
     ["Device", inlineCode(card.device)],
+    ["Kernels tuned there", card.kernels],
     ["Device memory at most", card.deviceBytes === undefined ? undefined : formatBytes(card.deviceBytes)],
   ];
   const lines = rows.filter(([, value]) => value !== undefined).map(([name, value]) =>

@@ -11,7 +11,9 @@ import { quantizationName } from "../lora/provenance.ts";
 import { generate } from "../model/generate.ts";
 import type { Model } from "../model/model.ts";
 import { encodeChatPrompt, type Tokenizer } from "../text/mod.ts";
+import { VERSION } from "../version.ts";
 import type { EvalLog, LoopState } from "./loop.ts";
+import { describeKernels } from "./kernels.ts";
 import { modelCard } from "./model_card.ts";
 import type { Objective } from "./objective.ts";
 import type { BaseFiles, TrainableModel } from "./model_setup.ts";
@@ -20,9 +22,6 @@ import type { evalBatches, trainingOrder } from "./prepare.ts";
 import type { Reporter } from "./progress.ts";
 import { openSettings, runName } from "./record.ts";
 import type { TrainSettings } from "./settings.ts";
-
-/** Version written into cards. */
-export const VERSION = "0.1.0";
 
 /** A prompt and what the model says to it before and after. */
 export interface Sample {
@@ -151,6 +150,7 @@ export function card(s: TrainSettings, recipeText: string | undefined, p: RunPar
     trainableParameters: pages.count,
     parameters: model.summary.parameters,
     device: gpu().name,
+    ...(gpu().choices.size > 0 ? { kernels: describeKernels(gpu().choices) } : {}),
     deviceBytes: o.memory.peakBytes,
     recipe: recipeText ?? JSON.stringify(openSettings(s), null, 2),
     lossCurve: "loss_curve.svg",

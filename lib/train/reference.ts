@@ -157,7 +157,7 @@ function notFinite({ path }: Model): NibbleError {
 
 /**
  * Everything that the scores depend on: base and how it is held, adapters whose beginning is no zero, the adapter
- * string of the device, tokens and targets.
+ * string of the device and its kernels, tokens and targets.
  */
 function contentKey(
   s: TrainSettings,
@@ -169,7 +169,7 @@ function contentKey(
   const fresh = s.nibble_model_config ? [s.nibble_model_config, s.seed] : null;
   const changed = [...run.adapter?.layers.values() ?? []].some(({ initial }) => initial);
   const begun = changed ? [run.adapter!.config, s.seed] : null;
-  hash.update(JSON.stringify([1, run.hash, fresh, begun, held, gpu().name]));
+  hash.update(JSON.stringify([1, run.hash, fresh, begun, held, gpu().name, ...gpu().choices]));
   for (const { ids, trained } of all) {
     hash.update(Uint32Array.from([ids.length, ...ids, trained.indexOf(true)]));
   }

@@ -10,6 +10,7 @@ import { beginCorrected } from "./begin_corrected.ts";
 import { loadState } from "./checkpoint.ts";
 import { writeOutputs } from "./finish.ts";
 import { type HubPush, openHubPush } from "./hub_push.ts";
+import { describeKernels, resumeKernels } from "./kernels.ts";
 import { type EvalLog, evaluate, newLoopState, runLoop, type TrainLog } from "./loop.ts";
 import { setUpModel, type TrainableModel } from "./model_setup.ts";
 import { checkMoved } from "./movement.ts";
@@ -82,6 +83,9 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
     ", ",
   );
   note(`adapter     ${device.name} (${can}; bindings up to ${mib(device.maxBinding)})`);
+  const begun = resumeFolder(s);
+  const kernels = begun && resumeKernels(begun);
+  if (kernels || device.choices.size > 0) note(kernels ?? `kernels     ${describeKernels(device.choices)}`);
 
   // 2. model files, data and plan, before a weight is read
   const run = await prepareRun(s, {

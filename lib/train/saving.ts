@@ -8,6 +8,7 @@ import { type Fingerprint, saveParameters, saveState } from "./checkpoint.ts";
 import { checkpointName, rotateCheckpoints, writeFolder } from "./checkpoint_folder.ts";
 import type { HubPush } from "./hub_push.ts";
 import type { EvalLog, LoopState } from "./loop.ts";
+import { runKernels } from "./kernels.ts";
 import { type RunParts, writeWeights } from "./output.ts";
 import type { TrainSettings } from "./settings.ts";
 import { type TrainerState, writeTrainerState } from "./state.ts";
@@ -46,8 +47,9 @@ export function createSaving(
       if (trainer.best_global_step === now.step) trainer.best_model_checkpoint = folder;
       await writeFolder(folder, async (tmp) => {
         await writeWeights(tmp, s, p);
-        if (!s.save_only_model) await saveState(tmp, now, optimizer, pages.tensors, fingerprint);
-        else if (s.load_best_model_at_end) await saveParameters(tmp, pages.tensors);
+        if (!s.save_only_model) {
+          await saveState(tmp, now, optimizer, pages.tensors, fingerprint, runKernels());
+        } else if (s.load_best_model_at_end) await saveParameters(tmp, pages.tensors);
         writeTrainerState(tmp, trainer);
       });
       rotateCheckpoints(s.output_dir, s.save_total_limit, trainer.best_model_checkpoint);

@@ -4,7 +4,7 @@ import { parseTrainArguments, splitOverrides } from "../../lib/recipe/arguments.
 const pairs = (...words: string[]) => splitOverrides(words).overrides.map(({ key, value }) => [key, value]);
 
 Deno.test("arguments: recipe first, after --config, or between options", () => {
-  const rest = { help: false, explain: false };
+  const rest = { help: false, explain: false, tune: false };
   assert.deepEqual(parseTrainArguments(["r.yaml", "--lora_r=8"]), {
     recipePath: "r.yaml",
     overrides: ["--lora_r=8"],
@@ -26,6 +26,10 @@ Deno.test("arguments: the path is removed by its place, not by its text", () => 
 Deno.test("arguments: help and explain", () => {
   assert.equal(parseTrainArguments(["--help"]).help, true);
   assert.equal(parseTrainArguments(["-h"]).help, true);
+  assert.deepEqual(parseTrainArguments(["r.yaml", "--tune"]), {
+    ...parseTrainArguments(["r.yaml"]),
+    tune: true,
+  });
   const { explain, overrides } = parseTrainArguments(["r.yaml", "--explain"]);
   assert.deepEqual([explain, overrides], [true, []]);
 });

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { openGpu, rehearse } from "../../lib/gpu/mod.ts";
 import { empty, type Tensor, tensor } from "../../lib/tensor/tensor.ts";
 import { matmulInto, type MatmulKernel, type MatmulLayout } from "../../lib/tensor/ops/matmul_kernel.ts";
+import { deviceHas, isTile, type TileKernel, TILES } from "../../lib/tensor/ops/matmul_tile.ts";
 import { vectorLanes } from "../../lib/tensor/ops/matmul_texture.ts";
 
 /** Deterministic numbers in [-1, 1). */
@@ -24,6 +25,8 @@ interface Case {
   kernel?: MatmulKernel;
   /** Operands are views into larger buffers. */
   shifted?: boolean;
+  /** What the device gets in place of x. */
+  upload?: (x: Float32Array<ArrayBuffer>) => Float32Array<ArrayBuffer>;
 }
 
 /** Rounds to f16 or bf16 (to nearest even for f16, cut for bf16) and returns bits and values. */
@@ -36,7 +39,8 @@ function stored(values: Float32Array<ArrayBuffer>, dtype: "f16" | "bf16") {
   return { bits, values: new Float32Array(Uint32Array.from(bits, (b) => b << 16).buffer) };
 }
 
-async function run(c: Case): Promise<void> {
+/** Asserts the product's error bound at every element, and returns the product. */
+async function run(c: Case): Promise<Float32Array> {
   const { layout, M, N, K, alpha = 1, accumulate = false, dtype = "f32", shifted = false } = c;
   const x = numbers(M * K, 1), y0 = numbers(M * N, 3);
   let w = numbers(N * K, 2);
@@ -60,7 +64,8 @@ async function run(c: Case): Promise<void> {
     const Type = t.constructor as new (...args: unknown[]) => Tensor;
     return new Type([rows, columns], type, t.buffer, t.offset + pad * data.BYTES_PER_ELEMENT);
   };
-  const tx = layout === "tn" ? put(x, K, M, "f32") : put(x, M, K, "f32");
+  const sent = c.upload?.(x) ?? x;
+  const tx = layout === "tn" ? put(sent, K, M, "f32") : put(sent, M, K, "f32");
   const tw = layout === "nt" ? put(bits as typeof w, N, K, dtype) : put(bits as typeof w, K, N, dtype);
   const ty = put(y0, M, N, "f32");
   matmulInto({ layout, x: tx, w: tw, y: ty, alpha, accumulate, ...(c.kernel ? { kernel: c.kernel } : {}) });
@@ -77,8 +82,12 @@ async function run(c: Case): Promise<void> {
       }
       const want = alpha * sum + (accumulate ? y0[m * N + n]! : 0);
       // Higham, "Accuracy and Stability" (3.5): |error| <= gamma_K sum |x||w| in any order, gamma_K ~ K 2^-24;
-      // two more roundings for alpha and the sum with y
-      const bound = 2 ** -24 * ((K + 2) * Math.abs(alpha) * size + 2 * Math.abs(want) + (accumulate ? 1 : 0));
+      // two more roundings for alpha and the sum with y; operands in f16 are off by 2^-11 of themselves, or by half of
+      // the least subnormal, 2^-25
+      const half = c.kernel && c.kernel in TILES && "f16" in TILES[c.kernel as TileKernel];
+      const rounded = half ? Math.abs(alpha) * (size * (2 ** -10 + 2 ** -22) + K * 2 ** -24) : 0;
+      const bound = rounded +
+        2 ** -24 * ((K + 2) * Math.abs(alpha) * size + 2 * Math.abs(want) + (accumulate ? 1 : 0));
       const error = Math.abs(got[m * N + n]! - want);
       assert.ok(
         error <= bound,
@@ -86,6 +95,7 @@ async function run(c: Case): Promise<void> {
       );
     }
   }
+  return got as Float32Array;
 }
 
 const SHAPES: [number, number, number][] = [
@@ -127,17 +137,100 @@ for (const layout of ["nt", "nn", "tn"] as const) {
   });
 }
 
-for (const kernel of ["strided", "tile32", "tile64"] as const) {
-  Deno.test(`matmul ${kernel}: the kernels that this adapter would not choose`, async () => {
-    await openGpu();
-    for (const layout of ["nt", "nn", "tn"] as const) {
+/** Kernels beside `strided`, and the layouts and sizes that each takes: any, or rows in whole quads. */
+const KERNELS: [MatmulKernel, MatmulLayout[], "any" | "quads"][] = [
+  ...(Object.keys(TILES) as TileKernel[]).map((name): typeof KERNELS[number] => {
+    const { kernel } = TILES[name];
+    return [
+      name,
+      kernel === "subgroup" ? ["nt", "nn"] : ["nt", "nn", "tn"],
+      kernel === "tile" ? "any" : "quads",
+    ];
+  }),
+  ...(["texture8x1", "texture16x1", "texture16x2", "texture32x1", "texture32x2"] as const)
+    .map((name): typeof KERNELS[number] => {
+      return [name, name.endsWith("1") ? ["nt", "nn", "tn"] : ["nt", "nn"], "quads"];
+    }),
+];
+
+for (const [kernel, layouts, sizes] of KERNELS) {
+  Deno.test(`matmul ${kernel}: against a double sum, whatever this adapter would choose`, async () => {
+    const gpu = await openGpu();
+    const lanes = vectorLanes(gpu);
+    if (!isTile(kernel) && lanes !== 8 || isTile(kernel) && !deviceHas(gpu, kernel)) return;
+    const exact = !isTile(kernel) || !("f16" in TILES[kernel]);
+    for (const layout of layouts) {
+      // rows in whole quads, past a tile's edges by one of them, then any size where the kernel takes it
+      const edges = { layout, M: layout === "tn" ? 68 : 67, N: 132, K: layout === "tn" ? 37 : 36 };
+      const got = await run({ ...edges, kernel });
+      // the sum in the order of K, so that a choice among kernels changes no bit
+      if (exact) {
+        assert.deepEqual(got, await run({ ...edges, kernel: "strided" }), `${kernel} ${layout}: bits`);
+      }
+      await run({ layout, M: 132, N: 68, K: 20, kernel, alpha: 0.5, accumulate: true, shifted: true });
+      await run({ layout, M: 4, N: 4, K: 4, kernel });
+      if (sizes === "quads") continue;
       await run({ layout, M: 33, N: 65, K: 36, kernel, alpha: 0.5, accumulate: true, shifted: true });
       await run({ layout, M: 7, N: 70, K: 17, kernel });
     }
-    await run({ layout: "nt", M: 9, N: 13, K: 19, kernel, dtype: "bf16" });
-    await run({ layout: "nn", M: 9, N: 13, K: 19, kernel, dtype: "f16" });
+    const [M, N, K] = sizes === "any" ? [9, 13, 19] : [9, 12, 20];
+    await run({ layout: "nt", M, N, K, kernel, dtype: "bf16" });
+    await run({ layout: "nn", M, N, K, kernel, dtype: "f16" });
   });
 }
+
+Deno.test("matmul strided: any size in any layout", async () => {
+  await openGpu();
+  for (const layout of ["nt", "nn", "tn"] as const) {
+    await run({
+      layout,
+      M: 33,
+      N: 65,
+      K: 36,
+      kernel: "strided",
+      alpha: 0.5,
+      accumulate: true,
+      shifted: true,
+    });
+    await run({ layout, M: 7, N: 70, K: 17, kernel: "strided" });
+  }
+  await run({ layout: "nt", M: 9, N: 13, K: 19, kernel: "strided", dtype: "bf16" });
+  await run({ layout: "nn", M: 9, N: 13, K: 19, kernel: "strided", dtype: "f16" });
+});
+
+Deno.test("matmul: a tile that is broken in one place does not pass", async () => {
+  const gpu = await openGpu();
+  const { kernels } = gpu, { launch } = kernels;
+  const broken: [TileKernel, string, string][] = [
+    ["quad32", "u[i / 4u][i % 4u]", "u[i / 4u][(i + 1u) % 4u]"], // rows of a quad in another order
+    ["quad32", "k0 + at.y + c < p.K", "k0 + at.y + c <= p.K"], // what lies past the end counts
+    ["subgroup64", "octet + i", "octet + (i ^ 1u)"], // rows of neighbours exchanged
+    ["tile64x16", "id.y + SY * i];", "id.y + SX * i];"], // the other edge's stride
+  ];
+  for (const [kernel, right, wrong] of broken) {
+    if (!deviceHas(gpu, kernel)) continue;
+    kernels.launch = (k, options) => {
+      assert.ok(k.source.includes(right), `${k.name} no longer has the text that this test changes`);
+      launch({ ...k, name: `${k.name} ${wrong}`, source: k.source.replaceAll(right, wrong) }, options);
+    };
+    try {
+      const c: Case = { layout: kernel === "quad32" ? "tn" : "nt", M: 68, N: 68, K: 36, kernel };
+      await assert.rejects(run(kernel === "quad32" ? { ...c, K: 37 } : c), /bound/, `${kernel}: ${wrong}`);
+    } finally {
+      kernels.launch = launch;
+    }
+  }
+});
+
+Deno.test("matmul in f16: operands of 8 bits instead of 11 do not pass", async () => {
+  const gpu = await openGpu();
+  if (!gpu.features.f16) return;
+  const cut = (data: Float32Array<ArrayBuffer>) =>
+    new Float32Array(Uint32Array.from(new Uint32Array(data.buffer), (b) => b & 0xffff0000).buffer);
+  const c: Case = { layout: "nt", M: 64, N: 64, K: 4, kernel: "half64" };
+  await run(c);
+  await assert.rejects(run({ ...c, upload: cut }), /bound/);
+});
 
 Deno.test("matmul: w in 16 bits", async () => {
   await openGpu();

@@ -9,7 +9,7 @@ export async function command(...args: string[]): Promise<{ code: number; out: s
     args: ["run", "-A", "--no-check", ...args],
     cwd: ROOT,
     stdin: "null",
-    env: { NO_COLOR: "1" },
+    env: { NO_COLOR: "1", NIBBLE_TUNE: "off" },
   }).output();
   const text = new TextDecoder();
   return { code, out: text.decode(stdout), err: text.decode(stderr) };

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "@std/path";
 import { NibbleError } from "../../lib/errors.ts";
+import { gpu } from "../../lib/gpu/mod.ts";
 import type { TrainSettings } from "../../lib/train/settings.ts";
 import { gpuTest } from "../gpu_helper.ts";
 import {
@@ -83,6 +84,66 @@ for (
     sweep(data, whole.output_dir, broken.output_dir, elsewhere.output_dir);
   });
 }
+
+gpuTest("a run goes on with the kernels that it began with, whatever was measured since", async () => {
+  if (!gpu().features.f16) return; // the kernels that change bits
+  const classes = ["short", "narrow", "shallow", "medium"];
+  const half = new Map(
+    ["nt", "nn", "tn"].flatMap((layout) =>
+      classes.map((kind) => [`matmul.${layout}.${kind}`, "half64"] as const)
+    ),
+  );
+  const data = dataFolder(), file = "adapter_model.safetensors";
+  const settings = () => tinySettings(data, { max_steps: 4, save_strategy: "steps", save_steps: 2 });
+  const [tuned, broken, untuned] = [settings(), settings(), settings()];
+  const from = (s: TrainSettings) => ({ ...s, resume_from_checkpoint: join(s.output_dir, "checkpoint-2") });
+  try {
+    gpu().choices = half;
+    const straight = await quietTrain(tuned);
+    assert.match(straight.notes.join("\n"), /kernels +matmul nn\.medium half64, /);
+    assert.match(
+      Deno.readTextFileSync(join(tuned.output_dir, "README.md")),
+      /Kernels tuned there.*nt\.shallow half64/,
+    );
+    const bytes = bytesOf(tuned.output_dir, file);
+    let steps = 0;
+    const signal = {
+      get aborted() {
+        return ++steps >= 2;
+      },
+    } as AbortSignal;
+    await quietTrain(broken, { signal });
+    gpu().choices = new Map();
+    const again = await quietTrain(broken);
+    assert.match(again.notes.join("\n"), /kernels +as the checkpoint had them: matmul/);
+    assert.deepEqual([...gpu().choices], [...half]);
+    assert.equal(bytesOf(broken.output_dir, file), bytes);
+
+    // control: by the rule's kernels the bits are others, so the above was no accident
+    gpu().choices = new Map();
+    const plain = await quietTrain(untuned);
+    assert.notEqual(bytesOf(untuned.output_dir, file), bytes);
+    assert.ok(!plain.notes.some((note) => note.startsWith("kernels")), "nothing to tell");
+    const ruled = bytesOf(untuned.output_dir, file);
+    gpu().choices = half;
+    const back = await quietTrain(from(untuned));
+    assert.match(back.notes.join("\n"), /kernels +as the checkpoint had them: by rule/);
+    assert.equal(bytesOf(untuned.output_dir, file), ruled);
+
+    // measured elsewhere, they are not taken, and the log says what that means
+    const path = join(tuned.output_dir, "checkpoint-2", "nibble_state.json");
+    const state = JSON.parse(Deno.readTextFileSync(path));
+    Deno.writeTextFileSync(
+      path,
+      JSON.stringify({ ...state, kernels: { ...state.kernels, adapter: "RTX 9000" } }),
+    );
+    const moved = await quietTrain(from(tuned));
+    assert.match(moved.notes.join("\n"), /kernels +by rule; the checkpoint was made on RTX 9000/);
+  } finally {
+    gpu().choices = new Map();
+    sweep(data, tuned.output_dir, broken.output_dir, untuned.output_dir);
+  }
+});
 
 gpuTest("a checkpoint of another run is refused by what differs, and is not harmed", async () => {
   const data = dataFolder();

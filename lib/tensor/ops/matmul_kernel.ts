@@ -2,17 +2,24 @@
  * Matrix products on the device, in the three layouts that a linear layer needs: no recording, no shapes but 2-D.
  * @module
  */
-import { type BufferRange, defineKernel, gpu, type GpuTexture } from "../../gpu/mod.ts";
+import { type BufferRange, defineKernel, type Gpu, gpu, type GpuTexture } from "../../gpu/mod.ts";
 import strided from "../../../wgsl/matmul_strided.wgsl" with { type: "text" };
-import tiled from "../../../wgsl/matmul_tile.wgsl" with { type: "text" };
 import { rowRanges } from "../grid.ts";
 import { BYTES, shapeError, type Tensor } from "../tensor.ts";
 import { fitsQuads, isGemv, launchGemv, launchGemvTexture } from "./gemv.ts";
-import { fitsTexels, launchTexture, TEXTURE_BYTES, toTexture, vectorLanes } from "./matmul_texture.ts";
+import {
+  fitsTexels,
+  launchTexture,
+  TEXTURE_BYTES,
+  textureFits,
+  type TextureKernel,
+  toTexture,
+  vectorLanes,
+} from "./matmul_texture.ts";
+import { deviceHas, isTile, launchTile, tileFits, type TileKernel } from "./matmul_tile.ts";
 import { type StorageKind, storageKind } from "./storage.ts";
 
 const stridedKernel = defineKernel("matmul_strided", strided);
-const tileKernel = defineKernel("matmul_tile", tiled);
 
 /** Which operand is transposed: `nt` is `x w^T`, `nn` is `x w`, `tn` is `x^T w`. */
 export type MatmulLayout = "nt" | "nn" | "tn";
@@ -39,8 +46,14 @@ export interface MatmulOptions {
   kernel?: MatmulKernel;
 }
 
-/** The kernels, `wgsl/matmul_*.wgsl`; see {@link chooseMatmul}. */
-export type MatmulKernel = "strided" | "tile32" | "tile64" | "texture" | "gemv" | "gemv_texture";
+/** The kernels, `wgsl/matmul_*.wgsl` and `gemv*.wgsl`; see {@link chooseMatmul} and {@link TileKernel}. */
+export type MatmulKernel =
+  | "strided"
+  | TileKernel
+  | "texture"
+  | TextureKernel
+  | "gemv"
+  | "gemv_texture";
 
 /** A part of a product whose operands fit one binding each. */
 export interface Piece {
@@ -85,23 +98,69 @@ export function matmulInto(options: MatmulOptions): void {
   // pieces that share x follow each other, and so its texture
   let held: { offset: number | undefined; x: GpuTexture } | undefined;
   for (const piece of pieces(options, limit)) {
-    const kernel = options.kernel ?? chooseMatmul(piece, lanes);
+    const kernel = options.kernel ?? tunedMatmul(piece, target) ?? chooseMatmul(piece, lanes);
     if (kernel === "gemv") launchGemv(piece);
-    else if (kernel !== "texture" && kernel !== "gemv_texture") launchStrided(piece, kernel);
+    else if (kernel === "strided") launchStrided(piece);
+    else if (isTile(kernel)) launchTile(piece, kernel);
     else {
       if (!held || held.offset !== piece.x.offset) {
         if (held) target.pool.release(held.x);
         held = { offset: piece.x.offset, x: toTexture(piece.x, "rgba32float") };
       }
-      if (kernel === "texture") launchTexture(piece, held.x);
-      else launchGemvTexture(piece, held.x);
+      if (kernel === "gemv_texture") launchGemvTexture(piece, held.x);
+      else launchTexture(piece, held.x, kernel);
     }
   }
   if (held) target.pool.release(held.x);
 }
 
+/** Products below which launching costs more than computing. */
+const SMALL = 2 ** 16;
+
+/** Classes of products that one choice holds for: which edges are as short as an adapter's rank, and how much there is. */
+export type MatmulClass = "short" | "narrow" | "shallow" | "medium" | "large";
+
+/** The class of a product: few rows, few columns, a short sum, or which of the others. */
+export function matmulClass({ M, N, K }: Pick<Piece, "M" | "N" | "K">): MatmulClass {
+  if (N <= 32) return "narrow";
+  if (M <= 32) return "short";
+  if (K <= 32) return "shallow";
+  // 128 tiles of 64 x 64: enough for every core of a GPU to have one
+  return M * N < 2 ** 19 ? "medium" : "large";
+}
+
 /**
- * The kernel for a product, by shape and adapter alone, so that the same run takes the same kernels:
+ * The kernel that was found fastest on this adapter for products of that class (`lib/tuning.ts`), where there is one
+ * and it computes this product; undefined leaves the choice to {@link chooseMatmul}.
+ */
+export function tunedMatmul(
+  piece: Piece,
+  target: Pick<Gpu, "choices" | "name" | "features">,
+): MatmulKernel | undefined {
+  if (target.choices.size === 0 || isGemv(piece) && fitsQuads(piece)) return undefined;
+  if (piece.M * piece.N * piece.K < SMALL) return undefined;
+  const chosen = target.choices.get(`matmul.${piece.layout}.${matmulClass(piece)}`);
+  return chosen !== undefined && matmulFits(chosen as MatmulKernel, piece, target)
+    ? chosen as MatmulKernel
+    : undefined;
+}
+
+/** Whether a kernel computes a product on an adapter; those of few rows aside. */
+export function matmulFits(
+  kernel: MatmulKernel,
+  piece: Piece,
+  target: Pick<Gpu, "name" | "features">,
+): boolean {
+  if (kernel === "strided") return true;
+  if (isTile(kernel)) return deviceHas(target, kernel) && tileFits(kernel, piece);
+  const lanes = vectorLanes(target);
+  if (kernel === "gemv" || kernel === "gemv_texture" || lanes === 0 || !fitsTexels(piece)) return false;
+  return kernel === "texture" || textureFits(kernel, lanes, piece);
+}
+
+/**
+ * The kernel for a product where nothing was measured, by shape and adapter alone, so that the same run takes the same
+ * kernels:
  *
  * | kernel | where | tile of y |
  * | --- | --- | --- |
@@ -117,7 +176,7 @@ export function matmulInto(options: MatmulOptions): void {
 export function chooseMatmul(piece: Piece, lanes: number): MatmulKernel {
   const { M, N, K } = piece;
   const few = isGemv(piece) && fitsQuads(piece);
-  if (lanes > 0 && fitsTexels(piece) && M * N * K >= 2 ** 16) return few ? "gemv_texture" : "texture";
+  if (lanes > 0 && fitsTexels(piece) && M * N * K >= SMALL) return few ? "gemv_texture" : "texture";
   if (few) return "gemv";
   if (lanes > 0) return "strided";
   if (Math.ceil(M / 64) * Math.ceil(N / 64) >= 64) return "tile64";
@@ -175,17 +234,15 @@ function* pieces(options: MatmulOptions, limit: number): Generator<Piece> {
   }
 }
 
-function launchStrided(piece: Piece, kernel: "strided" | "tile32" | "tile64"): void {
+function launchStrided(piece: Piece): void {
   const { layout, M, N, K, ldx, ldw, ldy, x, w, y, x0, y0, alpha, accumulate, wKind } = piece;
   const [xm, xk] = layout === "tn" ? [1, ldx] : [ldx, 1];
   const [wn, wk] = layout === "nt" ? [ldw, 1] : [1, ldw];
-  const tile = kernel === "tile64" ? 64 : 32;
-  const tiles = { SIDE: tile / 4, X_ALONG_K: layout !== "tn", W_ALONG_K: layout === "nt" };
-  gpu().kernels.launch(kernel === "strided" ? stridedKernel : tileKernel, {
-    consts: { W_KIND: wKind, ...(kernel === "strided" ? {} : tiles) },
+  gpu().kernels.launch(stridedKernel, {
+    consts: { W_KIND: wKind },
     types: { W: wKind === 0 ? "f32" : "u32" },
     params: { M, N, K, x0, xm, xk, wn, wk, y0, ldy, alpha, accumulate: Number(accumulate) },
     bind: { x, w, y },
-    groups: [Math.ceil(N / tile), Math.ceil(M / tile)],
+    groups: [Math.ceil(N / 32), Math.ceil(M / 32)],
   });
 }

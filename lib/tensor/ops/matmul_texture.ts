@@ -51,14 +51,39 @@ export function textureBlocks(N: number, lanes: number, layout: MatmulLayout): 1
   return layout !== "tn" && N > 4 * lanes ? 2 : 1;
 }
 
-/** Launches a product whose x is in a texture already; w, and y where it is added to, are copied into theirs. */
-export function launchTexture(piece: Piece, x: GpuTexture): void {
+/** Rows and blocks of columns that a launch takes, other than by shape: `texture16x2`. */
+export type TextureKernel = `texture${8 | 16 | 32}x${1 | 2}`;
+
+/** What a name asks for, where it is one. */
+function namedTile(name: string): { tile: number; blocks: number } | undefined {
+  const named = /^texture(\d+)x(\d)$/.exec(name);
+  return named ? { tile: Number(named[1]), blocks: Number(named[2]) } : undefined;
+}
+
+/** Whether a name is one, and its tile can be had: whole subgroups of rows, and what `columns` has room for. */
+export function textureFits(name: TextureKernel, lanes: number, { layout }: Pick<Piece, "layout">): boolean {
+  const { tile, blocks } = namedTile(name) ?? { tile: NaN, blocks: NaN };
+  return tile % lanes === 0 && (layout !== "tn" || (blocks === 1 && tile <= 4 * lanes));
+}
+
+/**
+ * Launches a product whose x is in a texture already; w, and y where it is added to, are copied into theirs.
+ *
+ * @param name rows and columns of a workgroup, where they are not those of {@link textureTile} and
+ *   {@link textureBlocks}
+ */
+export function launchTexture(
+  piece: Piece,
+  x: GpuTexture,
+  name: TextureKernel | "texture" = "texture",
+): void {
   const { layout, M, N, K, y0, ldy, alpha, wKind, accumulate } = piece;
   const { pool, kernels } = gpu();
   const lanes = vectorLanes(gpu());
   const w = toTexture(piece.w, FORMATS[wKind]);
   const before = accumulate ? toTexture(piece.y, FORMATS[0]) : undefined;
-  const tile = textureTile(M, lanes, layout), blocks = textureBlocks(N, lanes, layout);
+  const { tile, blocks } = namedTile(name) ??
+    { tile: textureTile(M, lanes, layout), blocks: textureBlocks(N, lanes, layout) };
   const bf16 = wKind === 2;
   kernels.launch(kernel, {
     entry: layout === "tn" ? "columns" : "rows",
