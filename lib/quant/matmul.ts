@@ -2,7 +2,7 @@
  * Products with a 4-bit weight: decoded inside the product, or range by range into a scratch that a dense product reads.
  * @module
  */
-import { type AdapterKind, adapterKind, type Gpu, gpu } from "../gpu/mod.ts";
+import { adapterKind, type Gpu, gpu } from "../gpu/mod.ts";
 import { matmulInto } from "../tensor/ops/matmul_kernel.ts";
 import { vectorLanes } from "../tensor/ops/matmul_texture.ts";
 import { empty, scope, shapeError, type Tensor } from "../tensor/tensor.ts";
@@ -72,14 +72,50 @@ export function matmulQuantized(options: QuantizedMatmul): void {
     throw shapeError(`quantized matmul ${layout}`, shown);
   }
   if (y.size === 0) return;
-  const kernel = options.kernel ?? chooseQuantized(options, gpu());
+  const kernel = options.kernel ?? tunedQuantized(options, gpu()) ?? chooseQuantized(options, gpu());
   if (kernel === "scratch") throughScratch(options);
   else multiplyFused(options, kernel);
 }
 
+/** Classes of products that one choice of the tuner holds for, by rows of x: up to 16, up to 256, and more. */
+export type QuantizedClass = "few" | "some" | "many";
+
+/** The class of a product with so many rows of x. */
+export function quantizedClass(rows: number): QuantizedClass {
+  return rows <= 16 ? "few" : rows <= GPU_ROWS ? "some" : "many";
+}
+
 /**
- * How a product is computed, by rows of x, shape and adapter alone, so that the same run takes the same kernels. Up to 4
- * rows of `x wᵀ` are `gemvQuantized`'s.
+ * The way that was found fastest on this adapter for products of that class (`lib/tuning.ts`), where there is one and it
+ * takes this weight; undefined leaves the choice to {@link chooseQuantized}.
+ */
+export function tunedQuantized(
+  { layout, x, q }: QuantizedOperands,
+  target: Pick<Gpu, "choices" | "name" | "features">,
+): QuantizedKernel | undefined {
+  const chosen = target.choices.get(`matmul_4bit.${layout}.${quantizedClass(x.rows)}`);
+  return chosen !== undefined && quantizedFits(chosen as QuantizedKernel, layout, q, target)
+    ? chosen as QuantizedKernel
+    : undefined;
+}
+
+/** Whether a way takes a weight on an adapter. */
+export function quantizedFits(
+  kernel: QuantizedKernel,
+  layout: QuantizedMatmul["layout"],
+  q: QuantizedTensor,
+  target: Pick<Gpu, "name" | "features">,
+): boolean {
+  if (kernel === "scratch") return true;
+  return kernel === "texture" ? fitsVectorLanes(layout, q, vectorLanes(target)) : fitsQuadRows(q);
+}
+
+/** What a choice goes by. */
+export type QuantizedOperands = Pick<QuantizedMatmul, "layout" | "q"> & { x: Pick<Tensor, "rows"> };
+
+/**
+ * How a product is computed where nothing was measured, by rows of x, shape and adapter alone, so that the same run takes
+ * the same kernels. Up to 4 rows of `x wᵀ` are `gemvQuantized`'s.
  *
  * | way | where | decodes |
  * | --- | --- | --- |
@@ -95,14 +131,14 @@ export function matmulQuantized(options: QuantizedMatmul): void {
  * weight: at 450 GB/s and 3 TFLOP/s a tenth of the product at 270 rows, less beyond.
  */
 export function chooseQuantized(
-  { layout, x, q }: Pick<QuantizedMatmul, "layout" | "q"> & { x: Pick<Tensor, "rows"> },
+  { layout, x, q }: QuantizedOperands,
   target: Pick<Gpu, "name" | "features">,
 ): QuantizedKernel {
-  const rows = x.rows, kind: AdapterKind = adapterKind(target);
-  if (vectorLanes(target) > 0 && fitsVectorLanes(layout, q, vectorLanes(target))) {
+  const rows = x.rows;
+  if (quantizedFits("texture", layout, q, target)) {
     return rows <= 128 || layout === "nn" && q.columns >= 2048 ? "texture" : "scratch";
   }
-  if (kind !== "gpu" || rows > GPU_ROWS || !fitsQuadRows(q)) return "scratch";
+  if (adapterKind(target) !== "gpu" || rows > GPU_ROWS || !fitsQuadRows(q)) return "scratch";
   return tileFor(rows, layout === "nt" ? q.rows : q.columns);
 }
 

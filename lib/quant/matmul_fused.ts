@@ -45,7 +45,7 @@ export function fitsQuadRows({ rows, columns }: QuantizedTensor): boolean {
 /** Whether `wgsl/matmul_4bit_texture.wgsl` takes a weight: see its header. */
 export function fitsVectorLanes(
   layout: QuantizedMatmul["layout"],
-  { rows, columns, blocksize }: QuantizedTensor,
+  { rows, columns, blocksize }: Pick<QuantizedTensor, "rows" | "columns" | "blocksize">,
   lanes: number,
 ): boolean {
   if (lanes !== LANES) return false;
