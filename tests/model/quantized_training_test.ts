@@ -17,7 +17,7 @@ import { memorySource, tinyConfig, tinyWeights, warmDevice } from "./tiny.ts";
 
 await warmDevice();
 
-const STEPS = 6, RATE = 0.3, TOKENS = 40;
+const STEPS = 4, RATE = 0.3, TOKENS = 40;
 const ADAPTER = { r: 4, lora_alpha: 8, lora_dropout: 0, use_rslora: false, target_modules: "all-linear" };
 // every product's rows and columns fill the blocks that the kernels ask for
 const RAW = tinyConfig({
@@ -33,6 +33,11 @@ async function losses(kernel: QuantizedKernel, spoil?: (model: Model) => Promise
     ["few", "some"].map((rows) => `matmul_4bit.${layout}.${rows}`)
   );
   gpu().choices = new Map(names.map((name) => [name, kernel]));
+  const runner = gpu().kernels, { launch } = runner, launched = new Set<string>();
+  runner.launch = (kernel, options) => {
+    launched.add(kernel.name);
+    launch(kernel, options);
+  };
   const model = buildModel(RAW, memorySource(RAW, tinyWeights(RAW, 8)), {
     quantization: { quantType: "nf4", blocksize: 64, doubleQuant: true },
   });
@@ -69,8 +74,13 @@ async function losses(kernel: QuantizedKernel, spoil?: (model: Model) => Promise
         t.write(value.map((v, i) => v - RATE / TOKENS * grad[i]!));
       }
     }
+    const own = kernel === "scratch" ? "dequantize_4bit" : `matmul_4bit_${kernel.replace(/\d.*/, "")}`;
+    for (const name of ["dequantize_4bit", "matmul_4bit_tile", "matmul_4bit_texture"]) {
+      assert.equal(launched.has(name), name === own, `${kernel} launches ${[...launched]}`);
+    }
     return seen;
   } finally {
+    runner.launch = launch;
     gpu().choices = new Map();
     model.dispose();
     pages.dispose();
@@ -97,9 +107,9 @@ function apart(a: readonly number[], b: readonly number[]): number {
   return Math.max(...a.map((v, step) => Math.abs(v - b[step]!) / rounding(step, v)));
 }
 
-gpuTest("six steps of QLoRA lose alike through every way of multiplying with the base", async () => {
+gpuTest("four steps of QLoRA lose alike through every way of multiplying with the base", async () => {
   const want = await losses("scratch");
-  assert.ok(want[STEPS - 1]! < 0.9 * want[0]!, `the adapter learns: ${want}`);
+  assert.ok(want[STEPS - 1]! < 0.8 * want[0]!, `the adapter learns: ${want}`);
   const lanes = /llvmpipe.*256 bits/.test(gpu().name) && gpu().features.subgroups;
   for (const kernel of ["tile16x64", "tile32", "tile64", ...(lanes ? ["texture" as const] : [])] as const) {
     const got = await losses(kernel);
