@@ -7,13 +7,7 @@ import { matmulInto } from "../tensor/ops/matmul_kernel.ts";
 import { vectorLanes } from "../tensor/ops/matmul_texture.ts";
 import { empty, scope, shapeError, type Tensor } from "../tensor/tensor.ts";
 import { dequantizeRows } from "./dequantize.ts";
-import {
-  fitsQuadRows,
-  fitsVectorLanes,
-  type FusedKernel,
-  multiplyFused,
-  type TileName,
-} from "./matmul_fused.ts";
+import { fitsQuadRows, fitsVectorLanes, type FusedKernel, multiplyFused } from "./matmul_fused.ts";
 import type { QuantizedTensor } from "./quantized_tensor.ts";
 
 /** Operands of {@link matmulQuantized}. */
@@ -117,34 +111,35 @@ export type QuantizedOperands = Pick<QuantizedMatmul, "layout" | "q"> & { x: Pic
  * How a product is computed where nothing was measured, by rows of x, shape and adapter alone, so that the same run takes
  * the same kernels. Up to 4 rows of `x wᵀ` are `gemvQuantized`'s.
  *
- * | way | where | decodes |
+ * | way | where | a weight is decoded |
  * | --- | --- | --- |
- * | `texture` | llvmpipe in vectors of 8 lanes: up to 128 rows; `x w` with 2048 columns or more, any rows | a weight once for 32 rows |
- * | `tile16x64`, `tile32`, `tile64` | GPUs: up to 256 rows, the tile by rows and what keeps the cores busy | a weight once for as many rows as the tile has |
- * | `scratch` | what is left | a weight once, written out as f32 and read again |
+ * | `texture` | llvmpipe in vectors of 8 lanes: up to 128 rows; `x w` with 2048 columns or more, any rows | for each 32 rows |
+ * | `tile16x64` | SwiftShader and GPUs, up to 16 rows | once |
+ * | `tile64` | SwiftShader; GPUs up to 256 rows, where such tiles make 64 workgroups | for each 64 rows |
+ * | `tile32` | GPUs up to 256 rows, where they do not | for each 32 rows |
+ * | `scratch` | what is left, and weights whose rows are no whole quads | once, written out as f32 and read again |
  *
- * The first was measured (`bench/README.md`). The second was not, for want of a GPU: that decoding inside pays for few
- * rows and not for many is what others found (bitsandbytes' kernels of 2026 decode inside for 2 to 64 rows and measured it
- * as faster up to 256 rows on a GB10, pull requests 1949 and 2030; beyond that they dequantize and multiply, as Unsloth
- * does in training). There the dense product runs on tensor cores, which WebGPU does not reach. By count: a tile of 64
- * rows spends a tenth of its arithmetic on decoding, whatever the rows, and a scratch costs 8 bytes of memory traffic a
- * weight: at 450 GB/s and 3 TFLOP/s a tenth of the product at 270 rows, less beyond.
+ * Llvmpipe and SwiftShader were measured (`bench/README.md`). GPUs were not, for want of one: that decoding inside pays
+ * for few rows and not for many is what others found. Bitsandbytes decodes inside for 2 to 64 rows, on a GB10 up to
+ * 256, where it was faster in every case measured (its pull requests 1949 and 2030 of 2026); beyond, it dequantizes and
+ * multiplies, as Unsloth does in training. There the dense product runs on tensor cores, which WebGPU does not reach. By
+ * count: a tile of 64 rows spends about a tenth of its arithmetic on decoding whatever the rows, and a scratch costs 8
+ * bytes of memory traffic a weight: at 450 GB/s and 3 TFLOP/s a tenth of the product at 270 rows, less beyond.
  */
 export function chooseQuantized(
   { layout, x, q }: QuantizedOperands,
   target: Pick<Gpu, "name" | "features">,
 ): QuantizedKernel {
-  const rows = x.rows;
+  const rows = x.rows, columns = layout === "nt" ? q.rows : q.columns;
   if (quantizedFits("texture", layout, q, target)) {
     return rows <= 128 || layout === "nn" && q.columns >= 2048 ? "texture" : "scratch";
   }
-  if (adapterKind(target) !== "gpu" || rows > GPU_ROWS || !fitsQuadRows(q)) return "scratch";
-  return tileFor(rows, layout === "nt" ? q.rows : q.columns);
-}
-
-/** The tile for a product of `rows` by `columns`: the largest that makes 64 workgroups. */
-export function tileFor(rows: number, columns: number): TileName {
+  const kind = adapterKind(target);
+  if (kind === "llvmpipe" || !fitsQuadRows(q)) return "scratch";
   if (rows <= 16) return "tile16x64";
+  if (kind === "swiftshader") return "tile64";
+  if (rows > GPU_ROWS) return "scratch";
+  // the larger tile where it makes 64 workgroups
   return Math.ceil(rows / 64) * Math.ceil(columns / 64) >= 64 ? "tile64" : "tile32";
 }
 

@@ -10,13 +10,7 @@ import texture from "../../wgsl/matmul_4bit_texture.wgsl" with { type: "text" };
 import tile from "../../wgsl/matmul_4bit_tile.wgsl" with { type: "text" };
 import { absmaxOf, groupOf } from "./gemv.ts";
 import type { QuantizedMatmul } from "./matmul.ts";
-import {
-  onProcessor,
-  type QuantizedTensor,
-  scaleBindings,
-  span,
-  valueConstants,
-} from "./quantized_tensor.ts";
+import { type QuantizedTensor, scaleBindings, span, valueConstants } from "./quantized_tensor.ts";
 
 const textureKernel = defineKernel("matmul_4bit_texture", texture);
 const tileKernel = defineKernel("matmul_4bit_tile", tile);
@@ -121,7 +115,7 @@ function launchTile(part: Part, name: TileName): void {
   const { words, consts, params, bind, y0, ldy } = launchOf(part);
   const { SX, SY, RM, RN } = TILES[name];
   gpu().kernels.launch(tileKernel, {
-    consts: { ...consts, W_ALONG_K: layout === "nt", TABLE: !onProcessor(), SX, SY, RM, RN },
+    consts: { ...consts, W_ALONG_K: layout === "nt", SX, SY, RM, RN },
     params: {
       ...params,
       ...{ ldw: q.columns, y0: y0 / 4, ldy: ldy / 4, first_word: words.first },
