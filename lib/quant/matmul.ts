@@ -113,7 +113,7 @@ export type QuantizedOperands = Pick<QuantizedMatmul, "layout" | "q"> & { x: Pic
  *
  * | way | where | a weight is decoded |
  * | --- | --- | --- |
- * | `texture` | llvmpipe in vectors of 8 lanes: up to 128 rows; `x w` with 2048 columns or more, any rows | for each 32 rows |
+ * | `texture` | llvmpipe in vectors of 8 lanes: `x w`, and `x wᵀ` up to 128 rows | for each 32 rows |
  * | `tile16x64` | SwiftShader and GPUs, up to 16 rows | once |
  * | `tile64` | SwiftShader; GPUs up to 256 rows, where such tiles make 64 workgroups | for each 64 rows |
  * | `tile32` | GPUs up to 256 rows, where they do not | for each 32 rows |
@@ -132,7 +132,7 @@ export function chooseQuantized(
 ): QuantizedKernel {
   const rows = x.rows, columns = layout === "nt" ? q.rows : q.columns;
   if (quantizedFits("texture", layout, q, target)) {
-    return rows <= 128 || layout === "nn" && q.columns >= 2048 ? "texture" : "scratch";
+    return layout === "nn" || rows <= 128 ? "texture" : "scratch";
   }
   const kind = adapterKind(target);
   if (kind === "llvmpipe" || !fitsQuadRows(q)) return "scratch";
