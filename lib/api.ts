@@ -287,7 +287,7 @@ function provenanceOf({ chain, quantization }: Origin): { base_hash: string; bas
  * @param folder a local folder: nibble's output, or a download
  * @param options `is_trainable`: with gradients, to train on; default false, as in PEFT
  * @throws NibbleError `formats/missing-file` where it is no adapter's folder, `lora/base-mismatch` when it was trained
- *   on another base, `lora/shape`, `lora/unsupported`
+ *   on another base (by the content hash it records, else by `revision`), `lora/shape`, `lora/unsupported`
  * @example
  * ```ts
  * import { addLora, loadAdapter, loadModel, saveAdapter } from "./api.ts";
@@ -310,12 +310,14 @@ export function loadAdapter(
 ): LoraAdapter {
   const saved = readAdapter(folder).config;
   const origin = origins.get(model);
-  const baseHash = saved.nibble?.base_hash && origin ? hashOf(origin.chain) : undefined;
+  const base = origin && {
+    ...{ name: origin.chain.base, revision: origin.chain.revision },
+    hash: saved.nibble?.base_hash ? hashOf(origin.chain) : undefined,
+  };
   const load = (parameters?: ReadonlyMap<string, Tensor>) =>
     withWeights(
       model,
-      (weights) =>
-        peft.loadAdapter(model, folder, { baseHash, weights, ...(parameters ? { parameters } : {}) }),
+      (weights) => peft.loadAdapter(model, folder, { base, weights, ...(parameters ? { parameters } : {}) }),
     );
   if (!options.is_trainable) return owned(model, load(), undefined);
   const pages = createParameterPages(adapterShapes(model, peft.savedConfig(model, saved)), "adapter");

@@ -86,15 +86,15 @@ export async function mergeFolder(options: MergeFolderOptions): Promise<MergeFol
     );
   }
   const saved = readAdapter(folder).config;
-  const name = options.model ?? await baseOfAdapter(saved);
-  if (!name) {
+  const base = options.model ? { name: options.model } : await baseOfAdapter(saved);
+  if (!base) {
     throw new NibbleError("merge/arguments", "The adapter names no base model", {
       where: `${folder}/adapter_config.json`,
       remedy: "Say where it is with --model.",
     });
   }
   const result: MergeFolderResult = { files: [], drift: undefined, gguf: [] };
-  const model = await loadBase(name, saved, options);
+  const model = await loadBase(base, saved, options);
   try {
     if (options.ggufAdapter) {
       ggufAdapter(folder, model, options.ggufAdapter);
@@ -103,7 +103,9 @@ export async function mergeFolder(options: MergeFolderOptions): Promise<MergeFol
     }
     if (!output) return result;
     const adapter = loadAdapter(model, folder);
-    const tokenizer = await loadTokenizer(isFile(join(folder, "tokenizer.json")) ? folder : name);
+    const tokenizer = isFile(join(folder, "tokenizer.json"))
+      ? await loadTokenizer(folder)
+      : await loadTokenizer(base.name, base);
     const ids = check === false ? undefined : tokenizer.encode(check);
     const before = ids && await probe(model, ids);
     makeOutputFolder(output);
@@ -137,12 +139,15 @@ export async function mergeFolder(options: MergeFolderOptions): Promise<MergeFol
 }
 
 /** The base as it was trained on, unless told otherwise. */
-async function loadBase(name: string, saved: AdapterConfig, options: MergeFolderOptions): Promise<Model> {
+async function loadBase(
+  { name, revision }: { name: string; revision?: string },
+  saved: AdapterConfig,
+  options: MergeFolderOptions,
+): Promise<Model> {
   const trained = parseQuantization(saved.nibble?.base_quantization);
   const quantization = options.load_in_4bit ?? trained !== undefined
     ? trained ?? { quantType: "nf4" as const, blocksize: 64, doubleQuant: true }
     : undefined;
-  const revision = !options.model && saved.revision && saved.revision !== "main" ? saved.revision : undefined;
   try {
     return await loadModel(name, {
       quantization,

@@ -4,7 +4,7 @@
  */
 import { join } from "@std/path";
 import { loadModel, loadTokenizer } from "./api.ts";
-import { makeOutputFolder, openModelSides } from "./formats/mod.ts";
+import { makeOutputFolder, openModelSides, type QuantStorage } from "./formats/mod.ts";
 import { writeQuantizedModel } from "./lora/merge_4bit.ts";
 import { storedDtype, writeGeneration } from "./merge_folder.ts";
 import { describeLoad, type QuantizationConfig } from "./model/load.ts";
@@ -17,6 +17,8 @@ export interface QuantizeFolderOptions extends Partial<QuantizationConfig> {
   output: string;
   /** Type of embeddings, norms and head, and to which bitsandbytes decodes the rest; default F16 where stored so, else BF16. */
   dtype?: "F32" | "F16" | "BF16" | undefined;
+  /** As what type packed values are labelled in the file; default `U8`; for FSDP that of the rest. */
+  quantStorage?: QuantStorage | undefined;
   maxShardBytes?: number | undefined;
   onNote?: (note: string) => void;
   onProgress?: (done: number, total: number) => void;
@@ -42,6 +44,7 @@ export async function quantizeFolder(options: QuantizeFolderOptions): Promise<st
     makeOutputFolder(output);
     const files = await writeQuantizedModel(model, undefined, output, {
       dtype: options.dtype ?? storedDtype(model.path),
+      quantStorage: options.quantStorage ?? "U8",
       ...(maxShardBytes ? { maxShardBytes } : {}),
     });
     if (hasTokenizer(model.path)) {

@@ -113,32 +113,29 @@ export function describeTuning({ kernels, left, seconds }: Tuning): string {
   } s, ${other} faster than by the rule${rest}`;
 }
 
-/** What was measured before on the open device, or undefined; nothing is measured. */
-export function knownTuning(): Tuning | undefined {
-  return storedTuning(gpu(), tunables({ f16: withF16() }), { version: VERSION, store: tuneStore() });
+/** Puts what was measured before on the open device, where tuning is not forbidden; nothing is measured. */
+export function useKnownTuning(): Tuning | undefined {
+  if (tuningOff()) return undefined;
+  const options = { version: VERSION, store: tuneStore() };
+  const known = storedTuning(gpu(), tunables({ f16: withF16() }), options);
+  if (known) gpu().choices = known.choices;
+  return known;
 }
 
-/** What the doctor says of tuning, a line a kernel: configuration, time, and how many times the portable one's speed. */
-export function describeKnown(): string {
+/** What the doctor says of it, a line a kernel: configuration, time, and how many times the portable one's speed. */
+export function describeKnown(known: Tuning | undefined): string {
   const line = (name: string, text: string) => `${name.padEnd(20)}${text}`;
-  const known = knownTuning(), off = tuningOff();
-  if (!known) {
-    return line("tuned", off ? `no: ${off}` : "not yet: training and chat measure on their first run");
-  }
+  const off = tuningOff();
+  if (off) return line("tuned", `no: ${off}`);
+  if (!known) return line("tuned", "not yet: training and chat measure on their first run");
   const rows = known.kernels.map(({ name, chosen, measured }) => {
-    const [portable] = measured, best = measured.find(({ candidate }) => candidate === chosen)!;
-    const gain = portable!.ms === undefined
-      ? ""
-      : `, ${(portable!.ms / best.ms!).toFixed(2)} x ${portable!.candidate}`;
-    const wrong = measured.filter(({ problem }) => problem).map((m) => `; ${m.candidate} ${m.problem}`).join(
-      "",
-    );
-    return line(
-      `  ${name}`,
-      `${chosen}, ${best.ms!.toFixed(3)} ms${chosen === portable!.candidate ? "" : gain}${wrong}`,
-    );
+    const time = (candidate: string) => measured.find((m) => m.candidate === candidate)!.ms;
+    const portable = measured[0]!.candidate, ms = time(chosen), before = time(portable);
+    const gain = chosen !== portable && ms && before ? `, ${(before / ms).toFixed(2)} x ${portable}` : "";
+    const problems = measured.flatMap((m) => m.problem ? [`; ${m.candidate}: ${m.problem}`] : []);
+    return line(`  ${name}`, [chosen, ms ? `, ${ms.toFixed(3)} ms` : "", gain, ...problems].join(""));
   });
-  return [line("tuned", describeTuning(known) + (off ? `; not used: ${off}` : "")), ...rows].join("\n");
+  return [line("tuned", describeTuning(known)), ...rows].join("\n");
 }
 
 /** Files in nibble's cache folder, each whole or not there. */

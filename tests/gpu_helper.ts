@@ -4,7 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { NibbleError } from "../lib/errors.ts";
-import { gpu, type GpuOptions, openGpu } from "../lib/gpu/mod.ts";
+import { type Gpu, gpu, type GpuOptions, openGpu } from "../lib/gpu/mod.ts";
 import { differentiate } from "../lib/tensor/tape.ts";
 import { scope, type Tensor, tensor } from "../lib/tensor/tensor.ts";
 
@@ -135,4 +135,15 @@ export function refused(work: () => unknown, code: string, pattern: RegExp): voi
     assert.match(e.message, pattern);
     return true;
   });
+}
+
+/** Runs `work` as if the adapter were a GPU: with the kernels and the workgroups that one takes. */
+export async function asOnGpu<T>(work: () => Promise<T>): Promise<T> {
+  const device = gpu() as { -readonly [K in keyof Gpu]: Gpu[K] }, { name } = device;
+  device.name = "a GPU, by its name";
+  try {
+    return await work();
+  } finally {
+    device.name = name;
+  }
 }

@@ -77,6 +77,22 @@ gpuTest(
     assert.ok(Math.abs(f16!.logit - logit) < 1e-4 * largest, `F16: ${f16!.logit}, folder ${logit}`);
     assert.ok(q8!.logit < 4 * bf16 * largest && q8!.logit > logit, `Q8_0: ${q8!.logit}`);
 
+    // a conversation, rendered and tokenized by what the GGUF carries alone, is the base's (R11)
+    const chat = [
+      { role: "user", content: "Who  is 1234?\n" },
+      { role: "assistant", content: "Naïve – he’s a lawyer." },
+    ];
+    const tokenizer = await loadTokenizer(BASE);
+    for (const { path } of result.gguf) {
+      const carried = await loadTokenizer(path);
+      const [got, want] = [carried, tokenizer].map((t) => {
+        const text = t.renderChat(chat, { addGenerationPrompt: true });
+        return { text, ids: t.encode(text, { addSpecialTokens: false }), stops: t.eosIds };
+      });
+      assert.deepEqual(got, want);
+      assert.ok(carried.eosIds.every((id) => got!.ids.includes(id)), "the stop token ends the turn");
+    }
+
     const file = openFile(join(folder, "adapter.gguf"));
     const { metadata, tensors } = readGgufHeader(file);
     file.close();
@@ -94,6 +110,27 @@ gpuTest(
     assert.equal(shapes.size, 5 * 3 * 2);
     assert.deepEqual(shapes.get("blk.0.attn_q.weight.lora_a"), [[4, 128], "F32"]);
     assert.deepEqual(shapes.get("blk.4.attn_k.weight.lora_b"), [[64, 4], "F32"]);
+    Deno.removeSync(folder, { recursive: true });
+  },
+);
+
+gpuTest(
+  "a tokenizer that GGUF cannot hold as it is: its file is taken back, and the folder stays",
+  async () => {
+    const folder = folderFor(), adapter = join(folder, "adapter"), output = join(folder, "merged");
+    await trainedAdapter(adapter, BASE);
+    const path = join(adapter, "tokenizer.json");
+    const json = JSON.parse(Deno.readTextFileSync(path));
+    Deno.writeTextFileSync(path, JSON.stringify({ ...json, normalizer: { type: "Lowercase" } }));
+    await assert.rejects(mergeFolder({ adapter, output, check: CHECK, gguf: ["F16"] }), {
+      code: "merge/gguf-tokens",
+      message: /merged-F16\.gguf, for "The harbour/,
+    });
+    const left = [...Deno.readDirSync(output)].map((e) => e.name);
+    assert.ok(
+      left.includes("model.safetensors") && !left.some((name) => /\.gguf$|^Modelfile$/.test(name)),
+      `${left}`,
+    );
     Deno.removeSync(folder, { recursive: true });
   },
 );

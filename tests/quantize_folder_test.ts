@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "@std/path";
 import { addLora, loadModel, saveAdapter } from "../lib/api.ts";
-import { openModel } from "../lib/formats/mod.ts";
+import { openModel, openSafetensors } from "../lib/formats/mod.ts";
 import { gpu } from "../lib/gpu/mod.ts";
 import { writeModel } from "../lib/lora/merge.ts";
 import { readConfig } from "../lib/model/config.ts";
@@ -75,6 +75,31 @@ gpuTest(
     }
   },
 );
+
+gpuTest("packed values stored as bfloat16 are the same bytes, and load to the same codes", async () => {
+  using at = await baseFolder();
+  const [bytes] = await quantizeFolder({ model: at.base, output: at.out, dtype: "BF16" });
+  const [labelled] = await quantizeFolder({
+    ...{ model: at.base, output: at.again, dtype: "BF16", quantStorage: "BF16" },
+  });
+  const name = "model.layers.0.mlp.up_proj.weight";
+  const plain = openSafetensors(bytes!), stored = openSafetensors(labelled!);
+  const { shape } = plain.tensors.get(name)!;
+  assert.equal(stored.tensors.get(name)!.dtype, "BF16");
+  assert.deepEqual(stored.tensors.get(name)!.shape, [shape[0]! / 2, 1]);
+  assert.deepEqual(stored.readBytes(name), plain.readBytes(name));
+  const types = [...stored.tensors.values()].filter((t) => !/quant|absmax/.test(t.name)).map((t) => t.dtype);
+  assert.deepEqual([...new Set(types)], ["BF16"], "one type, as FSDP needs it");
+  plain.close();
+  stored.close();
+  const { quantization_config } = JSON.parse(Deno.readTextFileSync(join(at.again, "config.json")));
+  assert.equal(quantization_config.bnb_4bit_quant_storage, "bfloat16");
+  const a = await loadModel(at.out), b = await loadModel(at.again);
+  assert.equal(b.summary.asStored, true);
+  assert.deepEqual(await logits(b), await logits(a));
+  a.dispose();
+  b.dispose();
+});
 
 gpuTest("GPT-2's turned weights come back turned the right way", async () => {
   const raw = {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "@std/path";
 import { gpu, openGpu } from "../lib/gpu/mod.ts";
-import { describeKnown, knownTuning, tune, tuneForCommand } from "../lib/tuning.ts";
+import { describeKnown, tune, tuneForCommand, useKnownTuning } from "../lib/tuning.ts";
 import { gpuTest } from "./gpu_helper.ts";
 
 await openGpu();
@@ -41,14 +41,14 @@ gpuTest("in CI nothing is measured, read or written, and the rule decides", asyn
       await tuneForCommand(true);
       assert.deepEqual(filesIn(folder), []);
       assert.equal(gpu().choices.size, 0);
-      assert.match(describeKnown(), /^tuned +no: (CI=true|NIBBLE_TUNE=off)$/);
+      assert.match(describeKnown(useKnownTuning()), /^tuned +no: (CI=true|NIBBLE_TUNE=off)$/);
     });
   }
 });
 
 gpuTest("what was measured is kept in nibble's cache folder, whole, and used by the next run", async () => {
   await within({}, async (folder) => {
-    assert.match(describeKnown(), /not yet/);
+    assert.match(describeKnown(useKnownTuning()), /not yet/);
     const first = await tune({ seconds: 0 }); // no time: every kernel is left to the rule
     assert.equal(first!.from, "measurement");
     assert.equal(first!.choices.size, 0);
@@ -63,17 +63,29 @@ gpuTest("what was measured is kept in nibble's cache folder, whole, and used by 
     const again = await tune();
     assert.equal(again!.from, "store");
     assert.deepEqual([...gpu().choices], [[name, "tile32"]]);
+    gpu().choices = new Map();
+    const known = useKnownTuning();
+    assert.deepEqual([...gpu().choices], [[name, "tile32"]]);
     assert.match(
-      describeKnown(),
+      describeKnown(known),
       /1 kernels measured .* 1 faster .*\n +matmul.nt.large +tile32, 1.000 ms, 2.00 x/s,
     );
+    // a command that finds them says nothing
+    const said: unknown[] = [], { error } = console;
+    console.error = (...words) => said.push(words);
+    try {
+      await tuneForCommand(false);
+    } finally {
+      console.error = error;
+    }
+    assert.deepEqual(said, []);
     // another device on this adapter has them too, one with less of it has not
     const budget = await openGpu({ budgetBytes: 2 ** 30 });
     assert.deepEqual([...budget.choices], [[name, "tile32"]]);
     assert.equal((await openGpu({ defaultLimits: true })).choices.size, 0);
     await openGpu({});
     Deno.writeTextFileSync(path, "{");
-    assert.equal(knownTuning(), undefined);
+    assert.equal(useKnownTuning(), undefined);
     assert.equal((await tune({ seconds: 0 }))!.from, "measurement", "a damaged file is no error");
     assert.equal(JSON.parse(Deno.readTextFileSync(path)).left[0], name);
   });

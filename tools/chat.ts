@@ -112,17 +112,19 @@ async function main(): Promise<number> {
     return 0;
   }
   const saved = args.adapter ? readAdapter(args.adapter).config : undefined;
-  const name = args.model ?? (saved && await baseOfAdapter(saved));
-  if (!name) {
+  const base = args.model ? { name: args.model } : saved && await baseOfAdapter(saved);
+  if (!base) {
     console.error(HELP);
     return 2;
   }
+  const { name, ...version } = base;
   const trainedOn = saved?.nibble?.base_quantization;
   const fourBits = args.load_in_4bit ?? Boolean(trainedOn);
   await tuneForCommand(args.tune ?? false);
   const { max_new_tokens = 256, max_positions = 2048, ...sampling } = numbers;
   const model = await load(name, args.model === undefined, {
     maxPositions: max_positions,
+    ...version,
     ...(args.torch_dtype ? { torch_dtype: oneOf("chat", "torch_dtype", args.torch_dtype, DTYPES) } : {}),
     ...(fourBits
       ? {
@@ -132,9 +134,9 @@ async function main(): Promise<number> {
       }
       : {}),
   });
-  const tokenizer = await loadTokenizer(
-    args.adapter && isFile(`${args.adapter}/tokenizer.json`) ? args.adapter : name,
-  );
+  const tokenizer = args.adapter && isFile(`${args.adapter}/tokenizer.json`)
+    ? await loadTokenizer(args.adapter)
+    : await loadTokenizer(name, version);
   console.error(`${name}: ${describeLoad(model)}`);
   if (args.adapter) {
     const adapter = loadAdapter(model, args.adapter);

@@ -6,7 +6,7 @@
 import { adviceFor, checkTable, describeDevice, runChecks } from "../lib/doctor/mod.ts";
 import { NibbleError } from "../lib/errors.ts";
 import { gpu, openGpu } from "../lib/gpu/mod.ts";
-import { describeKnown } from "../lib/tuning.ts";
+import { describeKnown, useKnownTuning } from "../lib/tuning.ts";
 
 if (Deno.args.includes("--help") || Deno.args.includes("-h")) {
   console.log(
@@ -22,7 +22,8 @@ try {
   Deno.exit(1);
 }
 console.log(describeDevice(gpu()));
-console.log(describeKnown());
+// what is checked is what training takes
+console.log(describeKnown(useKnownTuning()));
 const started = performance.now();
 const results = await runChecks();
 console.log(`\n${checkTable(results)}`);

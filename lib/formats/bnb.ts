@@ -8,6 +8,7 @@
  */
 import { NibbleError } from "../errors.ts";
 import { isObject } from "./file.ts";
+import { DTYPE_BYTES } from "./dtype.ts";
 import type { WritableTensor } from "./safetensors_write.ts";
 import { elementCount, type TensorSource } from "./source.ts";
 
@@ -55,6 +56,12 @@ export interface QuantState {
   /** Present exactly when `absmax` holds codes. */
   nested?: NestedState;
 }
+
+/** As what types packed bytes may be labelled in a file, by bitsandbytes' names for them. The bytes are the same. */
+export const QUANT_STORAGE = { uint8: "U8", float16: "F16", bfloat16: "BF16", float32: "F32" } as const;
+
+/** `bnb_4bit_quant_storage`. */
+export type QuantStorage = (typeof QUANT_STORAGE)[keyof typeof QUANT_STORAGE];
 
 const MARK = ".quant_state.bitsandbytes__";
 
@@ -149,6 +156,9 @@ export function readQuantState(source: TensorSource, name: string): QuantState {
 /**
  * The tensors that hold a quantized weight in a file, ready for `writeSafetensors`.
  * @param name of the weight
+ * @param storage as what the packed bytes are labelled, `[bytes / size, 1]`; FSDP shards only tensors of one type, so
+ *   that its users store 4 bits as `BF16`
+ * @throws NibbleError `formats/quant-storage` for a weight whose bytes are no whole number of such elements
  *
  * @example
  * ```ts
@@ -165,8 +175,23 @@ export function readQuantState(source: TensorSource, name: string): QuantState {
  * if (tensors.length !== 4) throw new Error("codes, scales, levels, state");
  * ```
  */
-export function quantStateTensors(name: string, state: QuantState): WritableTensor[] {
+export function quantStateTensors(
+  name: string,
+  state: QuantState,
+  storage: QuantStorage = "U8",
+): WritableTensor[] {
   const { packed, absmax, quantMap, nested } = state;
+  const elements = packed.length / DTYPE_BYTES[storage];
+  if (!Number.isInteger(elements)) {
+    throw new NibbleError(
+      "formats/quant-storage",
+      `${packed.length} packed bytes are no whole number of ${storage}`,
+      {
+        where: `"${name}" [${state.shape.join(", ")}]`,
+        remedy: "Set bnb_4bit_quant_storage to uint8, which holds any number.",
+      },
+    );
+  }
   const json: [string, string][] = [
     ["quant_type", JSON.stringify(state.quantType)],
     ["blocksize", String(state.blocksize)],
@@ -174,7 +199,7 @@ export function quantStateTensors(name: string, state: QuantState): WritableTens
     ["shape", `[${state.shape.join(", ")}]`],
   ];
   const tensors: WritableTensor[] = [
-    { name, dtype: "U8", shape: [packed.length, 1], data: packed },
+    { name, dtype: storage, shape: [elements, 1], data: packed },
     {
       name: `${name}.absmax`,
       dtype: absmax instanceof Float32Array ? "F32" : "U8",

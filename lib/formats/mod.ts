@@ -17,11 +17,13 @@
  */
 export {
   type NestedState,
+  QUANT_STORAGE,
   type QuantDtype,
   type QuantForm,
   quantizedNames,
   type QuantState,
   quantStateTensors,
+  type QuantStorage,
   readQuantForm,
   readQuantState,
 } from "./bnb.ts";

@@ -108,7 +108,7 @@ export function createRunner(device: GPUDevice, stream: CommandStream, debug: bo
       compute: { module, entryPoint: entry },
     });
     device.popErrorScope().then((error) => {
-      if (error) report(kernel, options, error.message);
+      if (error) report(kernel, options, `${error.message}\n${keepSource(label, code)}`);
     });
     const variant = { id: variants.size, pipeline, layout };
     variants.set(key, variant);
@@ -233,6 +233,17 @@ export function createRunner(device: GPUDevice, stream: CommandStream, debug: bo
     compiled: () => variants.size,
     bindGroups: () => groupsMade,
   };
+}
+
+/** Leaves the text that did not compile, which stands in no file, where its line numbers can be looked up. */
+function keepSource(label: string, code: string): string {
+  try {
+    const path = Deno.makeTempFileSync({ prefix: `nibble-${label}-`, suffix: ".wgsl" });
+    Deno.writeTextFileSync(path, code);
+    return `specialised text: ${path}`;
+  } catch {
+    return code; // no place to write: better long than lost
+  }
 }
 
 /** The buffer or texture that is bound. */

@@ -40,6 +40,6 @@ export {
   type TunedKernel,
   type TuneStore,
   type Tuning,
-  tuningOff,
 } from "./tuner.ts";
+export { tuningOff } from "./tuning_file.ts";
 export { reflect, type Specialization, specialize } from "./wgsl.ts";

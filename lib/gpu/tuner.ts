@@ -13,10 +13,10 @@
  * hand fits it (alignment, size) before taking it.
  * @module
  */
-import { createHash } from "node:crypto";
-import { environment, type Gpu, withGpu } from "./device.ts";
+import { type Gpu, withGpu } from "./device.ts";
 import type { BufferRange } from "./kernel.ts";
 import { timeEach } from "./profile.ts";
+import { choicesOf, parseTuning, textOf, tuningFile, tuningKey } from "./tuning_file.ts";
 
 /** A kernel, at one class of works, that can run in several configurations. */
 export interface Tunable {
@@ -101,11 +101,14 @@ export interface Tuning {
   /** Seconds that measuring took, now or then. */
   seconds: number;
   kernels: readonly TunedKernel[];
-  /** Names of the kernels that time was left for none of: the rule decides about them. */
+  /** Kernels that no time was left for, or of which no configuration works: the rule decides about them. */
   left: readonly string[];
 }
 
-/** A later configuration has to be this much faster than an earlier one, so that noise decides nothing. */
+/**
+ * What a configuration may take of the first one's time at most to be chosen, in all rounds but one: noise alone seldom
+ * gives that, and leaves it at the portable one.
+ */
 const ADVANTAGE = 0.97;
 /** Milliseconds that a configuration runs for in a round. */
 const ROUND = 12;
@@ -125,9 +128,9 @@ export async function tuneDevice(
 ): Promise<Tuning> {
   const key = tuningKey(device, tunables, options.version);
   const file = tuningFile(device, key);
-  const kept = options.redo ? undefined : parse(options.store?.read(file), key);
+  const kept = options.redo ? undefined : parseTuning(options.store?.read(file), key);
   const tuning = kept ?? await withGpu(device, () => measure(device, tunables, options));
-  if (!kept) options.store?.write(file, JSON.stringify({ key, ...withoutChoices(tuning) }, null, 1) + "\n");
+  if (!kept) options.store?.write(file, textOf(tuning, key));
   device.choices = tuning.choices;
   return tuning;
 }
@@ -139,7 +142,7 @@ export function storedTuning(
   options: Pick<TuneDeviceOptions, "version" | "store">,
 ): Tuning | undefined {
   const key = tuningKey(device, tunables, options.version);
-  return parse(options.store?.read(tuningFile(device, key)), key);
+  return parseTuning(options.store?.read(tuningFile(device, key)), key);
 }
 
 async function measure(
@@ -185,10 +188,15 @@ async function measureOne(
     }
     const running = measured.filter(({ problem }) => problem === undefined);
     if (running.length === 0) return undefined;
-    const times = await timeInTurns(probe, running.map(({ candidate }) => candidate), clock, late);
-    for (const [i, m] of running.entries()) m.ms = times[i]!;
-    const best = times.reduce((best, ms, i) => ms < ADVANTAGE * times[best]! ? i : best, 0);
-    return { name: tunable.name, flops: probe.flops, chosen: running[best]!.candidate, measured };
+    const { least, ratios } = await timeInTurns(
+      probe,
+      running.map(({ candidate }) => candidate),
+      clock,
+      late,
+    );
+    for (const [i, m] of running.entries()) if (Number.isFinite(least[i])) m.ms = least[i]!;
+    const chosen = running[convincing(ratios)]!.candidate;
+    return { name: tunable.name, flops: probe.flops, chosen, measured };
   } finally {
     probe.dispose();
   }
@@ -235,25 +243,44 @@ function largestDifference(a: Float32Array, b: Float32Array): number {
   return most;
 }
 
-/** The least time of a run over some rounds in turns, so that a change of the clock rate falls on all alike. */
+/**
+ * Times configurations in rounds, in turns, so that what else the machine does falls on all alike.
+ *
+ * @returns by configuration: the least time of a run, and its time over that of the first one in each round
+ */
 async function timeInTurns(
   probe: Probe,
   candidates: readonly string[],
   clock: Clock,
   late: () => boolean,
-): Promise<number[]> {
-  const times = await clock(candidates.map((candidate) => () => probe.run(candidate)));
+): Promise<{ least: number[]; ratios: number[][] }> {
+  // a clock that stands still or runs backwards tells nothing
+  const sane = (ms: number) => ms > 0 ? ms : Infinity;
+  const least = (await clock(candidates.map((candidate) => () => probe.run(candidate)))).map(sane);
+  const ratios = candidates.map((): number[] => []);
   // those far behind are measured well enough
-  const least = Math.min(...times);
-  const near = candidates.map((_, i) => i).filter((i) => times[i]! <= 3 * least);
+  const most = 3 * Math.min(...least);
+  const near = candidates.map((_, i) => i).filter((i) => i === 0 || least[i]! <= most);
   for (let round = 0; round < ROUNDS && near.length > 1 && !late(); round++) {
-    const repeats = near.map((i) => Math.max(1, Math.min(20, Math.round(ROUND / Math.max(times[i]!, 0.01)))));
+    const repeats = near.map((i) => Math.max(1, Math.min(20, Math.round(ROUND / Math.max(least[i]!, 0.01)))));
     const took = await clock(near.map((i, at) => () => {
       for (let n = 0; n < repeats[at]!; n++) probe.run(candidates[i]!);
     }));
-    for (const [at, i] of near.entries()) times[i] = Math.min(times[i]!, took[at]! / repeats[at]!);
+    const times = took.map((ms, at) => sane(ms / repeats[at]!));
+    for (const [at, i] of near.entries()) {
+      least[i] = Math.min(least[i]!, times[at]!);
+      ratios[i]!.push(Number.isFinite(times[at]) ? times[at]! / times[0]! : Infinity);
+    }
   }
-  return times;
+  return { least, ratios };
+}
+
+/** The configuration with the lowest median ratio among those that beat the first in all rounds but one, or the first. */
+function convincing(ratios: readonly (readonly number[])[]): number {
+  const sorted = ratios.map((own) => [...own].sort((a, b) => a - b));
+  const median = (i: number) => sorted[i]![sorted[i]!.length >> 1] ?? 1;
+  const beats = (own: number[]) => own.length > 0 && own[Math.max(0, own.length - 2)]! < ADVANTAGE;
+  return sorted.reduce((best, own, i) => beats(own) && median(i) < median(best) ? i : best, 0);
 }
 
 /** Times works by timestamps where the adapter has them, else by waiting for them, what an empty wait takes taken off. */
@@ -272,59 +299,4 @@ export async function deviceClock(device: Gpu): Promise<Clock> {
     for (const work of works) times.push(Math.max(1e-3, await wait(work) - idle));
     return times;
   };
-}
-
-/** Whether the environment forbids tuning, and by which variable: `NIBBLE_TUNE=off`, or `CI`. */
-export function tuningOff(): string | undefined {
-  if (environment("NIBBLE_TUNE") === "off") return "NIBBLE_TUNE=off";
-  const ci = environment("CI");
-  return ci && ci !== "false" && ci !== "0" ? `CI=${ci}` : undefined;
-}
-
-/**
- * What choices hold for. WebGPU tells no driver's version; what it tells of a driver is in the description, the features
- * and the limits. After an update of the driver that changes none of them, measure again by hand.
- */
-function tuningKey(device: Gpu, tunables: readonly Tunable[], version: string): string {
-  const { name, vendor, features, limits } = device;
-  const candidates = tunables.map((t) => [t.name, ...t.candidates(device)]);
-  return JSON.stringify({
-    ...{ adapter: name, vendor, features, nibble: version, deno: Deno.version.deno },
-    backend: environment("DENO_WEBGPU_BACKEND") ?? Deno.build.os,
-    limits: [limits.maxComputeInvocationsPerWorkgroup, limits.maxComputeWorkgroupStorageSize],
-    candidates: hashOf(JSON.stringify(candidates)),
-  });
-}
-
-/** Name of the file for a key: readable, and another one for another key. */
-function tuningFile(device: Gpu, key: string): string {
-  const slug = device.name.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "").slice(0, 40);
-  return `${slug}-${hashOf(key)}.json`;
-}
-
-const hashOf = (text: string) => createHash("sha256").update(text).digest("hex").slice(0, 16);
-
-function choicesOf(kernels: readonly TunedKernel[]): Choices {
-  return new Map(kernels.map(({ name, chosen }) => [name, chosen]));
-}
-
-type Kept = Pick<Tuning, "seconds" | "kernels" | "left">;
-
-function withoutChoices({ seconds, kernels, left }: Kept): Kept {
-  return { seconds, kernels, left };
-}
-
-/** A kept file's tuning; undefined for one that is damaged or was made for something else. */
-function parse(text: string | undefined, key: string): Tuning | undefined {
-  try {
-    const kept = JSON.parse(text ?? "") as Kept & { key: string };
-    const whole = kept.key === key && typeof kept.seconds === "number" && Array.isArray(kept.left) &&
-      kept.kernels.every(({ name, chosen, measured }) =>
-        typeof name === "string" && measured.some(({ candidate }) => candidate === chosen)
-      );
-    if (!whole) return undefined;
-    return { ...withoutChoices(kept), choices: choicesOf(kept.kernels), from: "store" };
-  } catch {
-    return undefined; // not there, or damaged: measured again
-  }
 }

@@ -7,6 +7,7 @@ import { NibbleError } from "../errors.ts";
 import {
   type AdapterConfig,
   adapterHash,
+  contentHashOf,
   isFile,
   MERGED_ADAPTERS,
   type MergedAdapter,
@@ -16,6 +17,7 @@ import {
 } from "../formats/mod.ts";
 import { fetchModel, type FetchModelOptions } from "../hub/mod.ts";
 import { mergedFiles } from "./merged_source.ts";
+import { checkBase } from "./provenance.ts";
 
 /** A base on this disk, and adapters to be merged into it, the oldest first. */
 export interface ModelChain {
@@ -93,17 +95,19 @@ function mergedInto(path: string): MergedAdapter[] {
  * The model that an adapter was trained on, as `loadModel` takes it: its base, or where that does not have the
  * adapter's parents in it, the last parent, which stands for its own base with it merged in.
  *
- * @returns undefined for an adapter that names no base
+ * @returns its name and, where the adapter records one, the revision; undefined for an adapter that names no base
  */
 export async function baseOfAdapter(
   saved: AdapterConfig,
   options: ResolveOptions = {},
-): Promise<string | undefined> {
-  const base = saved.base_model_name_or_path ?? undefined;
+): Promise<{ name: string; revision?: string } | undefined> {
+  const name = saved.base_model_name_or_path;
+  if (!name) return undefined;
+  const base = { name, ...(saved.revision ? { revision: saved.revision } : {}) };
   const parents = saved.nibble?.parents ?? [];
-  if (base === undefined || parents.length === 0) return base;
-  const below = await resolveModel(base, options);
-  return missingParents(saved, below).length > 0 ? parents.at(-1)!.adapter : base;
+  if (parents.length === 0) return base;
+  const below = await resolveModel(name, { ...options, ...base });
+  return missingParents(saved, below).length > 0 ? { name: parents.at(-1)!.adapter } : base;
 }
 
 async function fetchParent(parent: MergedAdapter, options: FetchModelOptions) {
@@ -123,11 +127,20 @@ function isAdapter(path: string): boolean {
   return has("adapter_config.json") && !has("model.safetensors") && !has("model.safetensors.index.json");
 }
 
-/** Opens the base with every adapter merged in as it is read. */
+/**
+ * Opens the base with every adapter merged in as it is read.
+ *
+ * @throws NibbleError `lora/base-mismatch` for an adapter that records another content of what is below it
+ */
 export function openChain({ path, adapters }: Pick<ModelChain, "path" | "adapters">): ModelFiles {
   let files = openModel(path);
   try {
-    for (const { name, folder } of adapters) files = mergedFiles(files, folder, name);
+    for (const { name, folder } of adapters) {
+      const saved = readAdapter(folder).config;
+      const hash = saved.nibble?.base_hash ? contentHashOf(files) : undefined;
+      checkBase(folder, saved, { hash, config: files.config });
+      files = mergedFiles(files, folder, name);
+    }
   } catch (error) {
     files.source.close();
     throw error;

@@ -97,7 +97,7 @@ export function doraLinear(
   const { g, norm } = scales(lora, dora, context);
   const h = product("nt", dropped, a); // (M, r)
   const z = baseForward(weight, dropped); // (M, out)
-  productInto("nt", h, b, z, s);
+  productInto("nt", h, b, z, { alpha: s });
   const y = noGrad(() => mul(z, g));
   if (dropping) addInto(y, baseForward(weight, noGrad(() => sub(x, dropped))));
   addBias(y, bias);
@@ -105,8 +105,8 @@ export function doraLinear(
   return record("doraLinear", y, [x, a, b, magnitude, bias], (dy) => {
     const dm = over(columnSum(mul(dy, z)), norm);
     const u = mul(dy, g); // (M, out)
-    const dh = product("nn", u, b, s); // (M, r)
-    productInto("tn", u, h, b.grad!, s);
+    const dh = product("nn", u, b, { alpha: s }); // (M, r)
+    productInto("tn", u, h, b.grad!, { alpha: s });
     productInto("tn", dh, dropped, a.grad!);
     const rest = [undefined, undefined, dm, biasGradient(bias, dy)];
     if (!x.requiresGrad) return [undefined, ...rest];

@@ -7,10 +7,11 @@ import { gpu } from "../gpu/mod.ts";
 import { baseBackward, baseForward, baseLinear, type LinearLayer } from "../model/linear.ts";
 import type { Model } from "../model/model.ts";
 import { hashText } from "../model/random_source.ts";
-import { dropoutInto, dropoutOnly } from "../tensor/ops/dropout.ts";
+import type { Drop } from "../tensor/ops/dropout.ts";
 import { biasGradient, product, productInto } from "../tensor/ops/linear.ts";
+import { shareOperands } from "../tensor/ops/matmul_texture.ts";
 import { noGrad, record } from "../tensor/tape.ts";
-import { keep, scope, type Tensor, tensor } from "../tensor/tensor.ts";
+import { empty, keep, scope, type Tensor, tensor } from "../tensor/tensor.ts";
 import { initOf, type LoraConfig } from "./config.ts";
 import { type Dora, doraLinear, rowNorms, rowSquares } from "./dora.ts";
 import { startLayer } from "./init.ts";
@@ -158,12 +159,14 @@ function install(lora: LoraLayer, adapter: Adapter): void {
   const layerSeed = hashText(layer.module);
   const before = initial && { ...lora, ...initial, dora: undefined };
   layer.adapter = (x, context) => {
-    if (!adapter.enabled) return before ? loraLinear(before, x, undefined, scaling) : baseLinear(layer, x);
-    const { dropoutSeed } = context;
-    const dropping = rate > 0 && dropoutSeed !== undefined
+    const { dropoutSeed, unread = false } = context;
+    if (!adapter.enabled) {
+      return before ? loraLinear(before, x, undefined, scaling, unread) : baseLinear(layer, x, unread);
+    }
+    const drop = rate > 0 && dropoutSeed !== undefined
       ? { rate, seed: (dropoutSeed ^ layerSeed) >>> 0 }
       : undefined;
-    return dora ? doraLinear(lora, dora, x, dropping, context) : loraLinear(lora, x, dropping, scaling);
+    return dora ? doraLinear(lora, dora, x, drop, context) : loraLinear(lora, x, drop, scaling, unread);
   };
 }
 
@@ -175,35 +178,29 @@ function fill(into: Tensor, from: Tensor): void {
  * `y = x Wᵀ + bias + s (drop(x) Aᵀ) Bᵀ`. Bracketed through the rank in both directions, so nothing of the size of W is
  * ever made for the adapter: with h = drop(x) Aᵀ and dh = s dy B,
  * `dB += s dyᵀ h`, `dA += dhᵀ drop(x)`, `dx = dropᵀ(dh A) + dy W`. What dropout left of x is drawn again in the backward
- * rather than kept, since it is as large as x.
+ * rather than kept, since it is as large as x. Where the kernel can, base and adapter are one pass.
  */
 function loraLinear(
   lora: Pick<LoraLayer, "layer" | "a" | "b">,
   x: Tensor,
-  dropping: { rate: number; seed: number } | undefined,
+  drop: Drop | undefined,
   s: number,
+  unread: boolean,
 ): Tensor {
   const { layer: { weight, bias }, a, b } = lora;
-  /** Calls `use` with drop(x), `(M, in)`. */
-  const withDropped = <T>(use: (t: Tensor) => T): T => {
-    if (!dropping) return use(x);
-    const dropped = dropoutOnly(x, dropping.rate, dropping.seed);
-    const result = use(dropped);
-    dropped.dispose();
-    return result;
-  };
-  const h = withDropped((t) => product("nt", t, a)); // (M, r)
-  const y = baseForward(weight, x, bias);
-  productInto("nt", h, b, y, s);
+  const dropped = (operand: "x" | "w") => drop ? { drop: { ...drop, operand } } : {};
+  const [h, y] = shareOperands([x], () => {
+    const h = product("nt", x, a, dropped("x")); // (M, r)
+    return [h, unread ? empty([x.rows, b.rows]) : baseForward(weight, x, bias, { x: h, w: b, alpha: s })];
+  }) as [Tensor, Tensor];
   return record("loraLinear", y, [x, a, b, bias], (dy) => {
     const dBias = biasGradient(bias, dy);
-    const dh = product("nn", dy, b, s); // (M, r)
-    if (b.grad) productInto("tn", dy, h, b.grad, s);
-    const { grad } = a;
-    if (grad) withDropped((t) => productInto("tn", dh, t, grad));
-    if (!x.requiresGrad) return [undefined, undefined, undefined, dBias];
-    const dx = product("nn", dh, a);
-    if (dropping) dropoutInto(dx, dropping.rate, dropping.seed);
-    return [baseBackward(weight, dy, dx), undefined, undefined, dBias];
+    const dx = shareOperands([dy], () => {
+      const dh = product("nn", dy, b, { alpha: s }); // (M, r)
+      if (b.grad) productInto("tn", dy, h, b.grad, { alpha: s });
+      if (a.grad) productInto("tn", dh, x, a.grad, dropped("w"));
+      return x.requiresGrad ? baseBackward(weight, dy, { x: dh, w: a, alpha: 1, drop }) : undefined;
+    });
+    return [dx, undefined, undefined, dBias];
   }, false);
 }

@@ -167,7 +167,7 @@ function mergedRows(
       if (!factors) return copy(part);
       const { lora: { a, b, scaling }, scale } = factors;
       const w = copy(part);
-      productInto("nn", b.slice(from, to), a, w, scaling);
+      productInto("nn", b.slice(from, to), a, w, { alpha: scaling });
       return scale ? mul(w, scale.view([scale.size, 1]).slice(from, to)) : w;
     }))
   );

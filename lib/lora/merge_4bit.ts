@@ -7,6 +7,7 @@ import {
   type MergedAdapter,
   type QuantState,
   quantStateTensors,
+  type QuantStorage,
   type StreamedTensor,
   streamShardedSafetensors,
 } from "../formats/mod.ts";
@@ -20,6 +21,8 @@ import { DTYPE_NAMES, mergedParameters, mergedValues, writeConfig } from "./merg
 export interface WriteQuantizedOptions {
   /** Type of what is not in 4 bits, and to which bitsandbytes decodes what is; default `BF16`. */
   dtype?: "F32" | "F16" | "BF16";
+  /** As what type the packed bytes are labelled; default `U8`. */
+  quantStorage?: QuantStorage;
   maxShardBytes?: number;
   merged?: MergedAdapter;
 }
@@ -34,7 +37,7 @@ export async function writeQuantizedModel(
   folder: string,
   options: WriteQuantizedOptions = {},
 ): Promise<string[]> {
-  const { dtype = "BF16", maxShardBytes, merged } = options;
+  const { dtype = "BF16", quantStorage = "U8", maxShardBytes, merged } = options;
   const tensors: StreamedTensor[] = [];
   const skipped = new Set(["lm_head"]);
   let sample: QuantizedTensor | undefined;
@@ -43,7 +46,7 @@ export async function writeQuantizedModel(
     const weight = model.linears.get(module)?.weight;
     if (weight instanceof QuantizedTensor) {
       sample = weight;
-      tensors.push(...await quantizedTensors(spec.name, () => stateOf(weight, dtype)));
+      tensors.push(...await quantizedTensors(spec.name, quantStorage, () => stateOf(weight, dtype)));
     } else {
       if (spec.linear) skipped.add(module);
       tensors.push({
@@ -58,14 +61,18 @@ export async function writeQuantizedModel(
   writeConfig(model, adapter, folder, {
     dtype,
     merged,
-    ...(sample ? { quantization: quantizationConfig(sample, [...skipped], dtype) } : {}),
+    ...(sample ? { quantization: quantizationConfig(sample, [...skipped], dtype, quantStorage) } : {}),
   });
   return files;
 }
 
 /** Names and sizes now (the length of a state's text depends on its numbers), values when their turn comes. */
-async function quantizedTensors(name: string, read: () => Promise<QuantState>): Promise<StreamedTensor[]> {
-  const outline = quantStateTensors(name, await read());
+async function quantizedTensors(
+  name: string,
+  storage: QuantStorage,
+  read: () => Promise<QuantState>,
+): Promise<StreamedTensor[]> {
+  const outline = quantStateTensors(name, await read(), storage);
   let state: Promise<QuantState> | undefined;
   return outline.map(({ name: part, dtype, shape }, i) => ({
     name: part,
@@ -73,7 +80,7 @@ async function quantizedTensors(name: string, read: () => Promise<QuantState>): 
     shape,
     data: async function* () {
       state ??= read();
-      const data = quantStateTensors(name, (await state)!)[i]!.data as ArrayBufferView;
+      const data = quantStateTensors(name, (await state)!, storage)[i]!.data as ArrayBufferView;
       if (i === outline.length - 1) state = undefined; // the last of its parts
       yield data;
     },
@@ -94,6 +101,7 @@ function quantizationConfig(
   { quantType, nested }: QuantizedTensor,
   skipped: string[],
   dtype: "F32" | "F16" | "BF16",
+  storage: QuantStorage,
 ): Record<string, unknown> {
   return {
     quant_method: "bitsandbytes",
@@ -102,7 +110,7 @@ function quantizationConfig(
     bnb_4bit_quant_type: quantType,
     bnb_4bit_use_double_quant: nested !== undefined,
     bnb_4bit_compute_dtype: DTYPE_NAMES[dtype],
-    bnb_4bit_quant_storage: "uint8",
+    bnb_4bit_quant_storage: storage === "U8" ? "uint8" : DTYPE_NAMES[storage],
     llm_int8_skip_modules: skipped,
   };
 }

@@ -23,6 +23,7 @@ import { QuantizedTensor } from "../quant/mod.ts";
 import { empty, keep, type Tensor } from "../tensor/tensor.ts";
 import { initOf, type LoraConfig, loraConfigOf } from "./config.ts";
 import { type Adapter, adapterShapes, addAdapter, isAllLinear, type LoraLayer } from "./lora.ts";
+import { type BaseInHand, checkBase } from "./provenance.ts";
 import { writeResidualBase } from "./residual.ts";
 import { allParameters } from "./targets.ts";
 
@@ -191,8 +192,8 @@ function beside(isA: boolean, now: AdapterTensor, then: AdapterTensor): AdapterT
 
 /** Options of {@link loadAdapter}. */
 export interface LoadAdapterOptions {
-  /** `contentHash` of the base in hand; refused when the adapter records another. */
-  baseHash?: string | undefined;
+  /** What is known of the base in hand; refused when the adapter records another. */
+  base?: Pick<BaseInHand, "name" | "revision" | "hash"> | undefined;
   /** Makes each parameter's tensor, for an adapter that trains on. */
   parameters?: ReadonlyMap<string, Tensor>;
   /** The base's files, for an adapter that PEFT saved with `init_lora_weights: pissa` or `olora`. */
@@ -220,7 +221,7 @@ export function savedConfig(model: Model, saved: AdapterConfig): LoraConfig {
  */
 export function loadAdapter(model: Model, folder: string, options: LoadAdapterOptions = {}): Adapter {
   const { config: saved, tensors } = readAdapter(folder);
-  checkBase(folder, saved, model, options.baseHash);
+  checkBase(folder, saved, { ...options.base, config: model.rawConfig });
   const config = savedConfig(model, saved);
   const shapes = adapterShapes(model, config);
   const specs = new Map(allParameters(model).map((s) => [s.name, s]));
@@ -270,18 +271,4 @@ export function loadAdapter(model: Model, folder: string, options: LoadAdapterOp
     release();
   };
   return adapter;
-}
-
-function checkBase(folder: string, saved: AdapterConfig, model: Model, inHand: string | undefined): void {
-  const { base_hash: recorded, parents = [] } = saved.nibble ?? {};
-  if (!recorded || !inHand || recorded === inHand) return;
-  const present = (model.rawConfig[MERGED_ADAPTERS] as MergedAdapter[] | undefined) ?? [];
-  const missing = parents.find((p) => !present.some((q) => q.adapter_hash === p.adapter_hash));
-  const base = `${saved.base_model_name_or_path}${saved.revision ? `, revision ${saved.revision}` : ""}`;
-  throw new NibbleError("lora/base-mismatch", "The adapter was trained on another base model", {
-    where: `${folder}: base ${base}, ${recorded}; in hand ${inHand}`,
-    remedy: missing
-      ? `It was trained on a base with ${missing.adapter} merged in: load that one, or merge that adapter first.`
-      : "Load the base that adapter_config.json names.",
-  });
 }

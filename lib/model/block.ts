@@ -8,6 +8,7 @@ import { activation, add, gated, reshape } from "../tensor/ops/pointwise.ts";
 import type { RouterBalance } from "../tensor/ops/router_balance.ts";
 import { rmsNorm } from "../tensor/ops/rms_norm.ts";
 import { rope } from "../tensor/ops/rope.ts";
+import { recomputing } from "../tensor/tape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { ModelConfig } from "./config.ts";
 import type { Family } from "./families.ts";
@@ -104,7 +105,12 @@ export function applyNorm(c: ModelConfig, x: Tensor, n: Norm): Tensor {
 export function blockForward(c: ModelConfig, block: Block, i: number, x: Tensor, pass: Pass): Tensor {
   const { num_attention_heads: heads, num_key_value_heads: kvHeads, head_dim: headDim } = c;
   const { context, positions, table } = pass;
-  const n = applyNorm(c, x, block.inputNorm);
+  const { names } = c.family;
+  const seen = (name: string, t: Tensor) => {
+    context.watch?.(`${names.layers}.${i}${name && `.${name}`}`, t);
+    return t;
+  };
+  const n = seen(names.inputNorm, applyNorm(c, x, block.inputNorm));
   let [q, k, v] = project(block.qkv, n, qkvWidths(c), context) as [Tensor, Tensor, Tensor]; // (rows, H*D)
   if (block.qNorm) q = headNorm(c, q, block.qNorm);
   if (block.kNorm) k = headNorm(c, k, block.kNorm);
@@ -113,11 +119,15 @@ export function blockForward(c: ModelConfig, block: Block, i: number, x: Tensor,
     k = spend(k, (t) => rope(t, positions, table, kvHeads, headDim));
   }
   const h = spend(applyLinear(block.o, pass.attend(i, q, k, v), context), (t) => add(x, t));
-  const m = applyNorm(c, h, block.postNorm);
+  const m = seen(names.postNorm, applyNorm(c, h, block.postNorm));
+  if (!block.router) {
+    const unread = recomputing();
+    const y = spend(feedForward(c, block.mlp[0]!, m, context, unread), (t) => add(h, t));
+    return unread ? y : seen("", y);
+  }
   const branches = block.mlp.map((f) => () => feedForward(c, f, m, context));
-  if (!block.router) return spend(branches[0]!(), (t) => add(h, t));
   const scores = applyLinear(block.router, m, context); // (rows, experts)
-  return add(h, mixture(pass.balance?.apply(i, scores) ?? scores, c.num_experts_per_tok, branches));
+  return seen("", add(h, mixture(pass.balance?.apply(i, scores) ?? scores, c.num_experts_per_tok, branches)));
 }
 
 /** `use(t)`, after which t's bytes are free: for results that no backward reads, its own included. */
@@ -127,10 +137,16 @@ function spend(t: Tensor, use: (t: Tensor) => Tensor): Tensor {
   return y;
 }
 
-function feedForward(c: ModelConfig, f: FeedForward, x: Tensor, context: ForwardContext): Tensor {
+function feedForward(
+  c: ModelConfig,
+  f: FeedForward,
+  x: Tensor,
+  context: ForwardContext,
+  unread = false,
+): Tensor {
   const [a, up] = project(f.in, x, mlpWidths(c), context) as [Tensor, Tensor?]; // (rows, I)
   const inner = up ? gated(c.hidden_act, a, up) : activation(c.hidden_act, a);
-  return applyLinear(f.out, inner, context);
+  return applyLinear(f.out, inner, unread ? { ...context, unread } : context);
 }
 
 /** Projections of one input: a layer for each, or one fused layer whose columns are cut into `widths`. */

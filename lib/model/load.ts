@@ -218,13 +218,18 @@ function checkTensors(
       });
     }
     if (`${info.shape}` !== `${shape}`) {
-      const vocabulary = name === `${config.family.names.embed}.weight` && info.shape[1] === shape[1];
+      const { names } = config.family;
+      const vocabulary = name === `${names.embed}.weight` && info.shape[1] === shape[1];
+      const heads = [...names.qkv, names.o].some((module) => name.includes(`.${module}.`));
       throw new NibbleError("model/shape", `'${name}' is [${info.shape}], the config implies [${shape}]`, {
         where: source.path,
         remedy: vocabulary
           ? `vocab_size in config.json is ${shape[0]}, the embedding has ${
             info.shape[0]
           } rows; they must agree.`
+          : heads
+          ? `In config.json head_dim is ${config.head_dim}, with ${config.num_attention_heads} heads of queries and ` +
+            `${config.num_key_value_heads} of keys and values: one of them is another in the weights.`
           : `config.json and the weights do not belong together (linear layers of a block: ${
             blockLinears(config).map((l) => l.module).join(", ")
           }).`,

@@ -11,7 +11,7 @@ import { checkpoint, recording } from "../tensor/tape.ts";
 import { scope, type Tensor, tensor } from "../tensor/tensor.ts";
 import { applyNorm, type Block, blockForward, type Norm, type Pass } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
-import { applyLinear, type LinearLayer } from "./linear.ts";
+import { applyLinear, type LinearLayer, type Watch } from "./linear.ts";
 import type { RopeTables } from "./rope_tables.ts";
 
 /** A causal language model on the device. */
@@ -99,6 +99,7 @@ export interface ForwardOptions {
   noise?: EmbeddingNoise | undefined;
   /** A mixture's load-balancing loss, from {@link balanceOf}. */
   balance?: RouterBalance | undefined;
+  watch?: Watch | undefined;
   /** Called between blocks, where a long pass may be submitted. */
   afterBlock?: (index: number) => void;
 }
@@ -113,6 +114,7 @@ export function forward(model: Model, input: ModelInput, options: ForwardOptions
   // without a backward pass to come, a block's activations are of no more use once it is through
   const transient = !recording() && !options.balance;
   let x = embed(model, input.ids, input.positionIds, options.noise);
+  options.watch?.(c.family.names.embed, x);
   // with frozen embeddings nothing before the first adapter needs a gradient, but checkpoint() decides by its inputs
   if (options.checkpointing) x.requiresGrad = true;
   model.blocks.forEach((block, i) => {
@@ -120,7 +122,9 @@ export function forward(model: Model, input: ModelInput, options: ForwardOptions
     x = transient ? onlyResult(run, x) : options.checkpointing ? checkpoint(run, [x]) : run(x);
     options.afterBlock?.(i);
   });
-  return applyNorm(c, x, model.norm);
+  const hidden = applyNorm(c, x, model.norm);
+  options.watch?.(c.family.names.norm, hidden);
+  return hidden;
 }
 
 /** What the blocks need beside the hidden states: positions, rotations, attention over the batch. */
@@ -129,7 +133,7 @@ export function forwardPass(model: Model, input: ModelInput, options: ForwardOpt
   const { positions, segments, batch, time } = input;
   const { num_attention_heads: heads, num_key_value_heads: kvHeads, head_dim: headDim } = c;
   return {
-    context: { dropoutSeed: options.dropoutSeed },
+    context: { dropoutSeed: options.dropoutSeed, watch: options.watch },
     balance: options.balance,
     positions,
     table: model.rope?.forLength(input.positionIds.reduce((a, p) => Math.max(a, p), 0) + 1),

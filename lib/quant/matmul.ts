@@ -3,7 +3,8 @@
  * @module
  */
 import { adapterKind, type Gpu, gpu } from "../gpu/mod.ts";
-import { matmulInto } from "../tensor/ops/matmul_kernel.ts";
+import { dropoutInto } from "../tensor/ops/dropout.ts";
+import { type LowRank, matmulInto } from "../tensor/ops/matmul_kernel.ts";
 import { vectorLanes } from "../tensor/ops/matmul_texture.ts";
 import { empty, scope, shapeError, type Tensor } from "../tensor/tensor.ts";
 import { dequantizeRows } from "./dequantize.ts";
@@ -24,6 +25,8 @@ export interface QuantizedMatmul {
   alpha?: number;
   /** `y +=` instead of `y =`. */
   accumulate?: boolean;
+  /** Added to the product: an adapter's; without `accumulate` only. */
+  low?: LowRank;
   /** Overrides the choice, for measurements and tests. */
   kernel?: QuantizedKernel;
 }
@@ -61,14 +64,20 @@ export function matmulQuantized(options: QuantizedMatmul): void {
   const { layout, x, q, y } = options;
   const [from, to] = layout === "nt" ? [q.columns, q.rows] : [q.rows, q.columns];
   const wrong = x.columns !== from || y.columns !== to || y.rows !== x.rows;
-  if (wrong || x.dtype !== "f32" || y.dtype !== "f32") {
+  if (wrong || options.low && options.accumulate || x.dtype !== "f32" || y.dtype !== "f32") {
     const shown = `x ${x.dtype} [${x.shape}], w [${q.shape}] and y ${y.dtype} [${y.shape}] do not fit`;
     throw shapeError(`quantized matmul ${layout}`, shown);
   }
   if (y.size === 0) return;
   const kernel = options.kernel ?? tunedQuantized(options, gpu()) ?? chooseQuantized(options, gpu());
-  if (kernel === "scratch") throughScratch(options);
-  else multiplyFused(options, kernel);
+  if (kernel === "scratch") return throughScratch(options);
+  const { low } = options;
+  if (low) {
+    // the dropout is of the low-rank product alone, so that comes first
+    matmulInto({ layout, x: low.x, w: low.w, y, alpha: low.alpha });
+    if (low.drop) dropoutInto(y, low.drop.rate, low.drop.seed);
+  }
+  multiplyFused({ ...options, accumulate: low !== undefined || options.accumulate === true }, kernel);
 }
 
 /** Classes of products that one choice of the tuner holds for, by rows of x: up to 16, up to 256, and more. */
@@ -105,7 +114,7 @@ export function quantizedFits(
 }
 
 /** What a choice goes by. */
-export type QuantizedOperands = Pick<QuantizedMatmul, "layout" | "q"> & { x: Pick<Tensor, "rows"> };
+export type QuantizedOperands = Pick<QuantizedMatmul, "layout" | "q" | "low"> & { x: Pick<Tensor, "rows"> };
 
 /**
  * How a product is computed where nothing was measured, by rows of x, shape and adapter alone, so that the same run takes
@@ -113,7 +122,7 @@ export type QuantizedOperands = Pick<QuantizedMatmul, "layout" | "q"> & { x: Pic
  *
  * | way | where | a weight is decoded |
  * | --- | --- | --- |
- * | `texture` | llvmpipe in vectors of 8 lanes: `x w`, and `x wᵀ` up to 128 rows | for each 32 rows |
+ * | `texture` | llvmpipe in vectors of 8 lanes up to 128 rows; more in `x w` with 2048 columns, or without an adapter | for each 32 rows |
  * | `tile16x64` | SwiftShader and GPUs, up to 16 rows | once |
  * | `tile64` | SwiftShader; GPUs up to 256 rows, where such tiles make 64 workgroups | for each 64 rows |
  * | `tile32` | GPUs up to 256 rows, where they do not | for each 32 rows |
@@ -127,12 +136,14 @@ export type QuantizedOperands = Pick<QuantizedMatmul, "layout" | "q"> & { x: Pic
  * bytes of memory traffic a weight: at 450 GB/s and 3 TFLOP/s a tenth of the product at 270 rows, less beyond.
  */
 export function chooseQuantized(
-  { layout, x, q }: QuantizedOperands,
+  { layout, x, q, low }: QuantizedOperands,
   target: Pick<Gpu, "name" | "features">,
 ): QuantizedKernel {
   const rows = x.rows, columns = layout === "nt" ? q.rows : q.columns;
   if (quantizedFits("texture", layout, q, target)) {
-    return layout === "nn" || rows <= 128 ? "texture" : "scratch";
+    // the dense product takes a low rank along
+    if (rows > 128 && (layout === "nt" || low && q.columns < 2048)) return "scratch";
+    return "texture";
   }
   const kind = adapterKind(target);
   if (kind === "llvmpipe" || !fitsQuadRows(q)) return "scratch";
@@ -144,7 +155,7 @@ export function chooseQuantized(
 }
 
 /** Decodes the weight range by range into one bounded scratch, never all of it at once, and multiplies. */
-function throughScratch({ layout, x, q, y, alpha = 1, accumulate = false }: QuantizedMatmul): void {
+function throughScratch({ layout, x, q, y, alpha = 1, accumulate = false, low }: QuantizedMatmul): void {
   const { rows, columns } = q;
   const step = q.size <= SCRATCH ? rows : Math.max(64, Math.floor(SCRATCH / columns / 64) * 64);
   for (let from = 0; from < rows; from += step) {
@@ -153,7 +164,12 @@ function throughScratch({ layout, x, q, y, alpha = 1, accumulate = false }: Quan
       const w = empty([to - from, columns], "f32", "scratch");
       dequantizeRows(q, from, to, w);
       const more = accumulate || layout === "nn" && from > 0;
-      matmulInto({ layout, x, w, y, alpha, accumulate: more, firstRow: from });
+      const own = layout === "nt"
+        ? low && { ...low, w: low.w.slice(from, to) }
+        : from === 0
+        ? low
+        : undefined;
+      matmulInto({ layout, x, w, y, alpha, accumulate: more, firstRow: from, ...(own && { low: own }) });
     });
   }
 }

@@ -132,7 +132,7 @@ function launchTexture(part: Part, x: GpuTexture): void {
   const { pool, kernels } = gpu();
   const w = toTexture(words.range, "r32uint");
   const before = accumulate ? toTexture(y.rowRange(m0, m1), "rgba32float") : undefined;
-  const tile = textureTile(params.M, LANES, layout);
+  const tile = textureTile(params.M, LANES, true);
   kernels.launch(textureKernel, {
     entry: layout,
     consts: { ...consts, TM: tile, ACCUMULATE: accumulate, GROUP: groupOf(q, 8, [512, 64, 8, 4, 2, 1]) },

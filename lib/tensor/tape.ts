@@ -17,6 +17,8 @@ interface Node {
 }
 
 let tape: Node[] | undefined;
+/** Whether a checkpoint runs again. */
+let again = false;
 
 /** Whether operations are being recorded. */
 export function recording(): boolean {
@@ -41,6 +43,14 @@ export function record(
     tape.push({ op, output, inputs, backward, outputSpent: !keepsOutput });
   }
   return output;
+}
+
+/**
+ * Whether the work of a {@link checkpoint} runs again for its gradients, so that nobody reads the values of its result:
+ * its last operations may leave them out.
+ */
+export function recomputing(): boolean {
+  return again;
 }
 
 /** Runs `work` without recording. */
@@ -126,7 +136,8 @@ function accumulate(input: Tensor | undefined, gradient: Tensor | undefined, all
  * Gradient checkpointing (Chen et al. 2016, "Training deep nets with sublinear memory cost"): keeps only the
  * inputs and the output of `work`, and runs it again in the backward pass.
  *
- * @param work a pure function of `inputs` and of parameters; it must give the same numbers both times
+ * @param work a pure function of `inputs` and of parameters; it must give the same numbers both times, but for those of
+ *   its result, see {@link recomputing}
  */
 export function checkpoint(work: (...inputs: Tensor[]) => Tensor, inputs: readonly Tensor[]): Tensor {
   if (!recording()) return scope(() => work(...inputs));
@@ -137,14 +148,24 @@ export function checkpoint(work: (...inputs: Tensor[]) => Tensor, inputs: readon
     output,
     inputs,
     backward(dy) {
-      const again = inputs.map((t) => {
+      const copies = inputs.map((t) => {
         const copy = t.view(t.shape);
         copy.requiresGrad = t.requiresGrad;
         return copy;
       });
-      return differentiate(() => work(...again), dy, again, false).gradients;
+      return differentiate(() => runAgain(() => work(...copies)), dy, copies, false).gradients;
     },
     outputSpent: true,
   });
   return output;
+}
+
+function runAgain<T>(work: () => T): T {
+  const outer = again;
+  again = true;
+  try {
+    return work();
+  } finally {
+    again = outer;
+  }
 }

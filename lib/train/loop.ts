@@ -8,10 +8,12 @@ import { NibbleError } from "../errors.ts";
 import { gpu } from "../gpu/mod.ts";
 import type { Model } from "../model/model.ts";
 import { METRICS, type Optimizer, type ParameterPages } from "../optim/mod.ts";
-import { addInto, mul } from "../tensor/ops/pointwise.ts";
-import { differentiate, noGrad } from "../tensor/tape.ts";
-import { keep, scope, type Tensor, tensor, zeros } from "../tensor/tensor.ts";
-import { addCounts, type Counts, meansOf, type Objective, PER_STEP, totalCounts } from "./objective.ts";
+import { addInto } from "../tensor/ops/pointwise.ts";
+import { noGrad } from "../tensor/tape.ts";
+import { keep, scope, type Tensor, zeros } from "../tensor/tensor.ts";
+import { passOf, trainBatch } from "./micro_batch.ts";
+import { findNonFinite } from "./non_finite.ts";
+import { addCounts, meansOf, type Objective, PER_STEP, totalCounts } from "./objective.ts";
 
 /** What one logging interval reports; keys as Trainer and TRL log them. */
 export interface TrainLog {
@@ -83,6 +85,8 @@ export interface LoopOptions {
   /** NEFTune's `alpha` and the base of its seeds; undefined without noise. */
   noise?: { alpha: number; seed: number } | undefined;
   checkpointing: boolean;
+  /** Whether to end the run at the first step that is not finite, and say where that began; a readback each step. */
+  stopAtNonFinite?: boolean;
   /** Whether to log, evaluate or save after `step` steps. */
   logAt: (step: number) => boolean;
   evalAt: (step: number) => boolean;
@@ -132,11 +136,19 @@ export async function runLoop(o: LoopOptions): Promise<{ state: LoopState; stopp
           remedy: "Check assistant_only_loss and max_length against the data.",
         });
       }
+      const passes = window.flatMap((batch, micro) =>
+        counted[micro]![objective.unit] // nothing to learn here, but elsewhere in the window
+          ? [{ batch, pass: passOf(o, batch, counts, state.step * 1009 + micro) }]
+          : []
+      );
+      const search = () =>
+        // the step as it was, since one that is not finite changes nothing
+        findNonFinite(
+          passes.map(({ batch, pass }) => (watch) => objective.loss(o.model, batch, { ...pass, watch })),
+          o.pages,
+        );
       o.pages.zeroGrad();
-      window.forEach((batch, micro) => {
-        if (!counted[micro]![objective.unit]) return; // nothing to learn here, but elsewhere in the window
-        trainBatch(o, batch, counts, state.step * 1009 + micro, sums);
-      });
+      for (const { batch, pass } of passes) trainBatch(o, batch, pass, sums);
       await o.optimizer.step({ lr, step: state.step + 1, gradScale: 1 / units });
       gpu().stream.flush();
       gpu().pool.age(IDLE_STEPS);
@@ -145,6 +157,12 @@ export async function runLoop(o: LoopOptions): Promise<{ state: LoopState; stopp
       const tokens = window.reduce((n, b) => n + b.realTokens, 0);
       state.numTokens += tokens;
       sinceTokens += tokens;
+      if (o.stopAtNonFinite) {
+        const { values, norm } = await readMetrics(o.optimizer, sums);
+        if (!Number.isFinite(norm) || !Number.isFinite(values[0])) {
+          throw diverged(state.step, [await search()]);
+        }
+      }
       if (lr > 0 && !moved) {
         moved = true;
         await o.afterMove?.();
@@ -166,14 +184,8 @@ export async function runLoop(o: LoopOptions): Promise<{ state: LoopState; stopp
           skipped_steps: skipped,
         });
         if (skipped > MOST_SKIPPED) {
-          throw new NibbleError(
-            "train/diverged",
-            `${skipped} steps were skipped: their gradients were not finite`,
-            {
-              where: `step ${state.step}`,
-              remedy: "Lower learning_rate, or set max_grad_norm; the last checkpoint is intact.",
-            },
-          );
+          const what = `${skipped} steps were skipped: their gradients were not finite`;
+          throw diverged(state.step, [{ what }, ...Number.isFinite(norm) ? [] : [await search()]]);
         }
         sums.write(new Float32Array(sums.size));
         state.pending = newLoopState().pending;
@@ -209,35 +221,12 @@ export async function runLoop(o: LoopOptions): Promise<{ state: LoopState; stopp
   return { state, stopped };
 }
 
-/** Forward and backward of one micro-batch; its gradients are sums over units, scaled in the optimizer. */
-function trainBatch(o: LoopOptions, batch: Batch, totals: Counts, seed: number, sums: Tensor): void {
-  const { objective } = o;
-  scope(() => {
-    const seeded = (base: number) => (base ^ Math.imul(seed, 0x9e3779b1)) >>> 0;
-    const pass = {
-      totals,
-      checkpointing: o.checkpointing,
-      dropoutSeed: o.dropoutSeed === undefined ? undefined : seeded(o.dropoutSeed),
-      noise: o.noise &&
-        { magnitude: noiseMagnitude(o.noise.alpha, batch, o.model), seed: seeded(o.noise.seed) },
-    };
-    const { output } = differentiate(() => objective.loss(o.model, batch, pass), undefined);
-    const weights = objective.metrics.map(({ per }) => per === PER_STEP ? 1 / totals[objective.unit]! : 1);
-    addInto(sums, mul(output, tensor(weights, [1, weights.length])));
+function diverged(step: number, found: readonly { what: string; where?: string }[]): NibbleError {
+  const places = found.flatMap(({ where }) => where ?? []);
+  return new NibbleError("train/diverged", found.map(({ what }) => what).join(". "), {
+    where: [`step ${step}`, ...places].join(", "),
+    remedy: "Lower learning_rate, or set max_grad_norm; the last checkpoint is intact.",
   });
-}
-
-/**
- * NEFTune's `alpha / sqrt(L * d)` (Jain et al. 2023): L is the length to which Transformers would pad this batch, its
- * longest row, without nibble's rounding up to a multiple of 8.
- */
-function noiseMagnitude(alpha: number, { segments, batch, time }: Batch, model: Model): number {
-  let longest = 0;
-  for (let row = 0; row < batch; row++) {
-    const end = segments.subarray(row * time, (row + 1) * time).findLastIndex((segment) => segment !== 0) + 1;
-    longest = Math.max(longest, end);
-  }
-  return alpha / Math.sqrt(longest * model.config.hidden_size);
 }
 
 async function readMetrics(optimizer: Optimizer, sums: Tensor) {

@@ -83,8 +83,8 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
     ", ",
   );
   note(`adapter     ${device.name} (${can}; bindings up to ${mib(device.maxBinding)})`);
-  const begun = resumeFolder(s);
-  const kernels = begun && resumeKernels(begun);
+  const from = resumeFolder(s);
+  const kernels = from && resumeKernels(from);
   if (kernels || device.choices.size > 0) note(kernels ?? `kernels     ${describeKernels(device.choices)}`);
 
   // 2. model files, data and plan, before a weight is read
@@ -111,7 +111,7 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
   let setUp: TrainableModel;
   try {
     setUp = setUpModel(s, run.files, run.maxPositions, { residentBytes: run.plan.residentBytes });
-    if (setUp.adapter && initOf(setUp.adapter.config).kind === "qera" && !resumeFolder(s)) {
+    if (setUp.adapter && initOf(setUp.adapter.config).kind === "qera" && !from) {
       await beginCorrected(setUp, run, { reporter, signal: options.signal }).catch((error) => {
         setUp.dispose();
         throw error;
@@ -132,7 +132,7 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
       ...{ reporter, setUp, tokenizer: run.tokenizer, hash: run.hash, order: run.order, evals: run.evals },
       ...{ chat: run.train.chat, trainRows: run.train.lengths.length, plan: run.plan },
       ...{ objective: run.objective, origin: run.origin },
-    }, push);
+    }, { push, from });
   } finally {
     setUp.dispose();
     gpu().pool.trim();
@@ -143,7 +143,7 @@ async function trainModel(
   s: TrainSettings,
   options: TrainOptions,
   p: RunParts,
-  push: HubPush | undefined,
+  { push, from }: { push: HubPush | undefined; from: string | undefined },
 ): Promise<TrainResult> {
   const { reporter, setUp: { model, adapter, pages, optimizer }, objective, order } = p;
   const note = (text: string) => reporter.note(text);
@@ -166,7 +166,6 @@ async function trainModel(
     train_batch_size: s.per_device_train_batch_size,
     ...intervals,
   });
-  const from = resumeFolder(s);
   if (from) {
     state = loadState(from, optimizer, pages.tensors, fingerprint);
     trainer = readTrainerState(from);
@@ -221,6 +220,7 @@ async function trainModel(
       dropoutSeed: adapter && s.lora_dropout > 0 && !noEffect("lora_dropout", s) ? s.seed : undefined,
       noise: s.neftune_noise_alpha ? { alpha: s.neftune_noise_alpha, seed: s.seed ^ 0x6e656674 } : undefined,
       checkpointing: s.gradient_checkpointing,
+      stopAtNonFinite: s.debug === "underflow_overflow",
       ...{ logAt, evalAt },
       saveAt: (step) => saveAt(step) || (s.save_strategy === "best" && trainer.best_global_step === step),
       evalBatches: p.evals,

@@ -175,6 +175,7 @@ const CONDITIONS: Partial<Record<SettingName, (s: TrainSettings) => string | und
   save_only_model: (s) => s.save_strategy === "no" ? "save_strategy: no writes no checkpoints" : undefined,
   discopop_tau: (s) => s.loss_type === "discopop" ? undefined : "only with loss_type: discopop",
   eval_delay: needsEvaluation,
+  debug: (s) => s.debug === "tpu_metrics_debug" ? "there is no TPU" : undefined,
   chat_template: needsMessages,
   chat_template_path: needsMessages,
 };

@@ -3,12 +3,14 @@ import fc from "fast-check";
 import { join } from "@std/path";
 import {
   pythonFloat,
+  QUANT_STORAGE,
   quantizedNames,
   type QuantState,
   quantStateTensors,
   readQuantState,
 } from "../../lib/formats/bnb.ts";
 import { openSafetensors } from "../../lib/formats/safetensors.ts";
+import { DTYPE_BYTES } from "../../lib/formats/dtype.ts";
 import { type WritableTensor, writeSafetensors } from "../../lib/formats/safetensors_write.ts";
 import { temporaryFolder, throwsCode } from "./support.ts";
 
@@ -118,15 +120,22 @@ Deno.test("any state comes back from a file", () => {
   );
 });
 
-Deno.test("packed bytes labelled as another type read the same", () => {
+Deno.test("packed bytes are labelled as any type of bnb_4bit_quant_storage, and read the same", () => {
   using folder = temporaryFolder();
   const path = join(folder.path, "q.safetensors");
-  const written = state([8, 8], 64, false);
-  const [packed, ...rest] = quantStateTensors(NAME, written);
-  writeSafetensors(path, [{ ...packed!, dtype: "BF16", shape: [16, 1] }, ...rest]);
-  const source = openSafetensors(path);
-  assert.deepEqual(readQuantState(source, NAME), written);
-  source.close();
+  const written = state([8, 8], 64, true);
+  for (const storage of Object.values(QUANT_STORAGE)) {
+    writeSafetensors(path, quantStateTensors(NAME, written, storage));
+    const source = openSafetensors(path);
+    const { dtype, shape } = source.tensors.get(NAME)!;
+    assert.deepEqual([dtype, shape], [storage, [32 / DTYPE_BYTES[storage], 1]]);
+    assert.deepEqual(source.readBytes(NAME), written.packed, storage);
+    assert.deepEqual(readQuantState(source, NAME), written);
+    source.close();
+  }
+  const odd = state([3, 4], 64, false); // 6 bytes: three of two, not a whole number of four
+  assert.deepEqual(quantStateTensors(NAME, odd, "BF16")[0]!.shape, [3, 1]);
+  throwsCode(() => quantStateTensors(NAME, odd, "F32"), "formats/quant-storage", NAME, "6 packed", "uint8");
 });
 
 Deno.test("faults are named", () => {

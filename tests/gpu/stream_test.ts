@@ -125,6 +125,9 @@ gpuTest("a kernel that does not compile is named, with its variant, parameters a
   assert.match(named.message, /index:3/);
   assert.match(named.message, /y:256B/);
   assert.match(named.message, /wrong_name/, "and the compiler's own words");
+  const [, path] = /specialised text: (.+\.wgsl)$/.exec(named.message.trim())!;
+  assert.match(Deno.readTextFileSync(path!), /y\[p\.index\] = wrong_name \*/, "the text that was compiled");
+  Deno.removeSync(path!);
   y.dispose();
 });
 

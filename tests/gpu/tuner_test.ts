@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { NibbleError } from "../../lib/errors.ts";
 import {
+  type Clock,
   type Gpu,
   storedTuning,
   type Tunable,
@@ -98,6 +99,37 @@ Deno.test("the fastest configuration is chosen, and a tie goes to the earlier on
     ["slow", 9],
   ]);
   assert.equal(count().live, 0, "inputs are given back");
+});
+
+Deno.test("what is faster in most rounds only, while the machine does other things, is not chosen", async () => {
+  // by round: the first run, then five; the portable one takes 10
+  const chosenFor = async (...times: number[]) => {
+    const table = { plain: { ms: 10 }, other: { ms: 0 } };
+    const { device, tunables, options } = fakes({ "k.a": table });
+    let round = 0;
+    const clock: Clock = (works) => {
+      table.other.ms = times[round++]!;
+      return options.clock!(works);
+    };
+    const { kernels: [kernel] } = await tuneDevice(device, tunables, { ...options, clock });
+    assert.equal(round, 6);
+    return kernel!.chosen;
+  };
+  assert.equal(await chosenFor(5, 9, 9, 9, 9, 9), "other");
+  assert.equal(await chosenFor(5, 9, 40, 9, 9, 9), "other", "one round may be disturbed");
+  assert.equal(await chosenFor(5, 2, 11, 2, 11, 2), "plain");
+  assert.equal(await chosenFor(5, 9.9, 9.9, 9.9, 9.9, 9.9), "plain", "too little to matter");
+});
+
+Deno.test("a clock that stands still or runs backwards leaves it at the portable configuration", async () => {
+  for (const ms of [0, -5, NaN]) {
+    const { device, tunables, options } = fakes(TABLE);
+    const { kernels: [kernel] } = await tuneDevice(device, tunables, {
+      ...options,
+      clock: (works) => Promise.resolve(works.map(() => ms)),
+    });
+    assert.deepEqual([kernel!.chosen, kernel!.measured[0]], ["plain", { candidate: "plain" }]);
+  }
 });
 
 Deno.test("what is stored is taken and nothing measured, until asked to", async () => {

@@ -113,7 +113,23 @@ Deno.test("SFT in 4 bits, upload, and DPO from what was uploaded, through a Hub 
     assert.match(second.notes.join("\n"), /writer\/sft merged in/);
     const uploaded = names(join(home, "dpo")).filter((n) => /^(adapter|README)/.test(n));
     for (const file of uploaded) assert.ok(file in hub.repos["writer/dpo"]!.files, file);
-    assert.equal(readAdapter(join(home, "dpo")).config.base_model_name_or_path, "gated/mistral-tiny");
+    // both name the model at the bottom, its revision, its content and its form; the second also the first (R10)
+    const [below, above] = ["sft", "dpo"].map((name) => readAdapter(join(home, name)).config);
+    for (const { base_model_name_or_path, revision, nibble } of [below!, above!]) {
+      assert.deepEqual([base_model_name_or_path, revision], ["gated/mistral-tiny", "main"]);
+      assert.match(nibble!.base_hash!, /^sha256-sampled:/);
+    }
+    const forms = [below!, above!].map(({ nibble }) => nibble!.base_quantization);
+    assert.deepEqual(forms, ["nf4+double", "nf4"], "as each recipe says");
+    assert.equal(below!.nibble!.parents, undefined);
+    assert.deepEqual(above!.nibble!.parents!.map((p) => [p.adapter, p.base, p.base_revision, p.base_hash]), [
+      ["writer/sft", "gated/mistral-tiny", "main", below!.nibble!.base_hash],
+    ]);
+    assert.notEqual(
+      above!.nibble!.base_hash,
+      below!.nibble!.base_hash,
+      "the base with an adapter in it is another",
+    );
   });
 });
 

@@ -125,7 +125,7 @@ for (const init of ["pissa", "pissa_niter_4", "olora"]) {
     );
     const model = buildModel(files.config, files.source, NF4);
     files.source.close();
-    const adapter = loadAdapter(model, folder, { baseHash: config.nibble!.base_hash });
+    const adapter = loadAdapter(model, folder, { base: { hash: config.nibble!.base_hash } });
     assert.deepEqual(await logits(model, IDS), want);
     adapter.remove();
     model.dispose();

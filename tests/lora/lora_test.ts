@@ -207,7 +207,7 @@ for (
     const want = await logits(model, IDS);
     await saveAdapter(adapter, folder, { base: "some/base", provenance: { base_hash: "sha256:1" } });
     adapter.remove();
-    const loaded = loadAdapter(model, folder, { baseHash: "sha256:1" });
+    const loaded = loadAdapter(model, folder, { base: { hash: "sha256:1" } });
     assert.deepEqual([...loaded.layers.keys()], [...adapter.layers.keys()]);
     for (const [module, { a, b, scaling }] of loaded.layers) {
       const before = adapter.layers.get(module)!;
@@ -238,7 +238,7 @@ gpuTest(
     adapter.remove();
     pages.dispose();
     refused(
-      () => loadAdapter(model, folder, { baseHash: "sha256:2" }),
+      () => loadAdapter(model, folder, { base: { hash: "sha256:2" } }),
       "lora/base-mismatch",
       /some\/base, sha256:1; in hand sha256:2/,
     );

@@ -35,6 +35,24 @@ gpuTest("a damaged or foreign model is refused by tensor name, and leaves no buf
     "model/shape",
     /mlp\.gate_proj\.weight' is \[44,32\].*implies \[48,32\]/s,
   );
+  for (const head_dim of [12, 4]) {
+    refused(
+      () => buildModel(tinyConfig({ head_dim }), good),
+      "model/shape",
+      new RegExp(
+        `'model\\.layers\\.0\\.self_attn\\.q_proj\\.weight' is \\[32,32\\], the config implies \\[${
+          4 * head_dim
+        },32\\]` +
+          `.*where: \\(memory\\).*head_dim is ${head_dim}, with 4 heads of queries and 2 of keys and values`,
+        "s",
+      ),
+    );
+  }
+  refused( // 4 heads of 8 are 2 of 16 for the queries, but not 2 of 16 for the keys
+    () => buildModel(tinyConfig({ head_dim: 16, num_attention_heads: 2 }), good),
+    "model/shape",
+    /self_attn\.k_proj\.weight' is \[16,32\].*\[32,32\].*head_dim is 16/s,
+  );
   const larger = tinyConfig({ vocab_size: 64 });
   refused(
     () => buildModel(larger, good),

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { gpu } from "../../lib/gpu/mod.ts";
 import { createOptimizer, createParameterPages } from "../../lib/optim/mod.ts";
-import { EPS, gpuTest, randoms } from "../gpu_helper.ts";
-import { asOnGpu, stateOf, threeSteps } from "./reference_helper.ts";
+import { asOnGpu, EPS, gpuTest, randoms } from "../gpu_helper.ts";
+import { stateOf, threeSteps } from "./reference_helper.ts";
 
 /** Sums of up to 4,480 squares in another order are off by about their length's root, 70 roundings; so is the update,
  * which is at most lr = 1e-2 on average and some ten times that at an element. */

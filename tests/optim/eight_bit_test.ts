@@ -2,8 +2,8 @@ import assert from "node:assert/strict";
 import { gpu } from "../../lib/gpu/mod.ts";
 import { createOptimizer, createParameterPages, type ParameterSpec } from "../../lib/optim/mod.ts";
 import { dynamicMap, mapThresholds, quantize8bit } from "../../lib/quant/mod.ts";
-import { gpuTest, randoms } from "../gpu_helper.ts";
-import { asOnGpu, stateOf, threeSteps } from "./reference_helper.ts";
+import { asOnGpu, gpuTest, randoms } from "../gpu_helper.ts";
+import { stateOf, threeSteps } from "./reference_helper.ts";
 
 /** With both rates 0 the moments are the gradient and its square, so their codes are those of plain quantization. */
 async function encoded(g: Float32Array<ArrayBuffer>) {

@@ -4,7 +4,6 @@
  */
 import { fromFileUrl } from "@std/path";
 import { openSafetensors } from "../../lib/formats/mod.ts";
-import { type Gpu, gpu } from "../../lib/gpu/mod.ts";
 import {
   createOptimizer,
   createParameterPages,
@@ -134,15 +133,4 @@ export async function threeSteps(optim: string) {
   const out = { values: await walk.values(), state: await stateOf(walk) };
   walk.dispose();
   return out;
-}
-
-/** Runs `work` as if the adapter were a GPU: with workgroups of 64 lanes. */
-export async function asOnGpu<T>(work: () => Promise<T>): Promise<T> {
-  const device = gpu() as { -readonly [K in keyof Gpu]: Gpu[K] }, { name } = device;
-  device.name = "a GPU, by its name";
-  try {
-    return await work();
-  } finally {
-    device.name = name;
-  }
 }

@@ -7,7 +7,7 @@
 import assert from "node:assert/strict";
 import type { Batch } from "../../lib/data/mod.ts";
 import { openModel, openSafetensors, readAdapter } from "../../lib/formats/mod.ts";
-import { gpu } from "../../lib/gpu/mod.ts";
+import { gpu, type LaunchOptions } from "../../lib/gpu/mod.ts";
 import { adapterShapes, addAdapter } from "../../lib/lora/lora.ts";
 import { loadAdapter } from "../../lib/lora/peft.ts";
 import { readConfig } from "../../lib/model/config.ts";
@@ -25,7 +25,7 @@ import { differentiate } from "../../lib/tensor/tape.ts";
 import { scope } from "../../lib/tensor/tensor.ts";
 import { newLoopState, runLoop, type TrainLog } from "../../lib/train/loop.ts";
 import { sft } from "../../lib/train/objectives/sft.ts";
-import { gpuTest } from "../gpu_helper.ts";
+import { asOnGpu, gpuTest } from "../gpu_helper.ts";
 import { warmDevice } from "../model/tiny.ts";
 import { within } from "./within.ts";
 
@@ -291,6 +291,40 @@ for (const form of ["f32", "nf4_double"] as const) {
       }
     },
   );
+}
+
+/** {@link trajectoryError} with the kernels that a GPU takes, and the names of the matrix products that ran. */
+async function onGpuKernels(form: "f32" | "nf4_double", change: (product: LaunchOptions) => LaunchOptions) {
+  const { kernels } = gpu(), { launch } = kernels;
+  const products = new Set<string>();
+  kernels.launch = (kernel, options) => {
+    if (!kernel.name.startsWith("matmul_")) return launch(kernel, options);
+    products.add(kernel.name);
+    launch(kernel, change(options));
+  };
+  try {
+    return { errors: await asOnGpu(() => trajectoryError(form)), products };
+  } finally {
+    kernels.launch = launch;
+  }
+}
+
+for (const form of ["f32", "nf4_double"] as const) {
+  gpuTest(`the same fifty steps with the kernels of a GPU, base in ${form} (R28)`, async () => {
+    const { errors, products } = await onGpuKernels(form, (options) => options);
+    assert.ok(products.size > 0 && !products.has("matmul_texture"), [...products].join());
+    for (const [what, error] of Object.entries(errors)) {
+      within(`trajectory in ${form} with a GPU's kernels: ${what} over the yardstick`, "largest", error, FACTOR);
+    }
+  });
+
+  gpuTest(`the comparison can fail: matrix products that err by a thousandth, base in ${form}`, async () => {
+    const wrong = (o: LaunchOptions) => ({ ...o, params: { ...o.params, alpha: 1.001 * o.params!.alpha! } });
+    const { errors } = await onGpuKernels(form, wrong);
+    for (const [figure, error] of Object.entries(errors)) {
+      assert.ok(error > 10 * FACTOR, `${figure} errs ${error} times as much as PyTorch's f32 only`);
+    }
+  });
 }
 
 for (

@@ -119,6 +119,53 @@ for (const layout of LAYOUTS) {
     small.close();
     await warmDevice();
   });
+  gpuTest(
+    `4-bit product ${layout}: with a product of a low rank, and its dropout, as through a scratch`,
+    async () => {
+      const rows = 33, R = 4, [wide, across] = layout === "nt" ? [128, 96] : [96, 128];
+      using q = weightOf(96, 128);
+      using x = tensor(randoms(rows * wide, 1), [rows, wide]);
+      using lowX = tensor(randoms(rows * R, 2), [rows, R]);
+      using lowW = tensor(randoms(across * R, 3), layout === "nt" ? [across, R] : [R, across]);
+      for (const drop of layout === "nt" ? [undefined] : [undefined, { rate: 0.5, seed: 7 }]) {
+        const low = { x: lowX, w: lowW, alpha: 0.5, drop };
+        const through = async (kernel: QuantizedKernel, more = {}) => {
+          using y = empty([rows, across]);
+          matmulQuantized({ layout, x, q, y, kernel, ...more });
+          return await y.data();
+        };
+        const want = await through("scratch", { low }), bare = await through("scratch");
+        // the scratch's own: the bare product and the low rank by hand
+        const [xs, ws] = [await lowX.data(), await lowW.data()];
+        let dropped = 0;
+        want.forEach((v, at) => {
+          const m = Math.floor(at / across), n = at % across;
+          let sum = 0;
+          for (let r = 0; r < R; r++) {
+            sum += 0.5 * xs[m * R + r]! * ws[layout === "nt" ? n * R + r : r * across + n]!;
+          }
+          const isDropped = drop !== undefined && Math.abs(v - bare[at]!) < 1e-4 && Math.abs(sum) > 1e-3;
+          dropped += Number(isDropped);
+          if (!isDropped) {
+            assert.ok(Math.abs(v - bare[at]! - (drop ? 2 : 1) * sum) <= 1e-4, `scratch at ${at}`);
+          }
+        });
+        const share = dropped / want.length;
+        assert.ok(drop ? share > 0.4 && share < 0.6 : share === 0, `${share} dropped`);
+        for (const kernel of KERNELS) {
+          if (!quantizedFits(kernel, layout, q, gpu())) {
+            continue;
+          }
+          const got = await through(kernel, { low });
+          // as many roundings of terms below 1, in two orders
+          const bound = 2 * (wide + 8) * wide * EPS;
+          got.forEach((v, at) =>
+            assert.ok(Math.abs(v - want[at]!) <= bound, `${kernel} at ${at}: ${v} for ${want[at]}`)
+          );
+        }
+      }
+    },
+  );
   gpuTest(`4-bit product ${layout}: a weight larger than the scratch`, async () => {
     assert.equal(
       await off({ layout, shape: [2112, 2048], rows: 2, accumulate: true }, ["scratch"]),
@@ -175,6 +222,8 @@ gpuTest("the rule goes by rows, shape and adapter, and a measured choice before 
     "scratch",
   ]);
   assert.equal(rule("nn", 512, llvmpipe), "texture", "whose rows lie far apart as f32");
+  const low = {} as never; // only its being there counts
+  assert.equal(chooseQuantized({ layout: "nn", q: even, x: { rows: 512 }, low }, llvmpipe), "texture");
   assert.equal(rule("nn", 8, llvmpipe, odd), "scratch");
   assert.equal(rule("nt", 8, { ...card, name: "llvmpipe (LLVM 15.0.6, 128 bits)" }), "scratch");
   const shader = { ...card, name: "SwiftShader Device (Subzero)" };

@@ -35,6 +35,9 @@ const GOOD: [name: SettingName, given: unknown, value: unknown][] = [
   ["optim", "paged_adamw", "paged_adamw_32bit"],
   ["packing_strategy", "ffd", "bfd"],
   ["loss_type", ["ipo"], "ipo"],
+  ["debug", "underflow_overflow", "underflow_overflow"],
+  ["debug", ["underflow_overflow"], "underflow_overflow"], // Transformers takes a list too
+  ["debug", "", ""],
   ["model_revision", "main", "main"],
   ["resume_from_checkpoint", true, "true"],
   ["lr_scheduler_kwargs", { min_lr_rate: 0.1 }, { min_lr_rate: 0.1 }],
@@ -66,6 +69,7 @@ const BAD: [name: SettingName, given: unknown, message: RegExp][] = [
   ["lr_scheduler_type", "cosin", /Did you mean cosine\?/],
   ["lr_scheduler_type", "reduce_lr_on_plateau", /one of linear, cosine/],
   ["loss_type", ["sigmoid", "ipo"], /one of nll/],
+  ["debug", "overflow", /one of underflow_overflow/],
   ["model_name_or_path", ["a"], /text/],
   ["report_to", { a: 1 }, /a list/],
   ["lr_scheduler_kwargs", "min_lr=1", /a mapping/],

@@ -76,6 +76,7 @@ gpuTest("gemv: every element type, row count and way to share out the rows", asy
           launchGemv({
             ...{ layout: "nt", M, N, K, x: x.range, w: w.range, y: y.range },
             ...{ x0: 0, y0: 0, ldx: K, ldw: K, ldy: N, wKind: i as Piece["wKind"], alpha, accumulate },
+            ...{ drop: undefined, low: undefined },
           }, { lanes, rows, size }));
         assert.equal(problem, undefined);
       }

@@ -7,7 +7,7 @@ import { linear, matmul } from "../../lib/tensor/ops/linear.ts";
 import * as pointwise from "../../lib/tensor/ops/pointwise.ts";
 import { mean, rowSum, sum } from "../../lib/tensor/ops/reduce.ts";
 import { rmsNorm } from "../../lib/tensor/ops/rms_norm.ts";
-import { rope, ropeTable } from "../../lib/tensor/ops/rope.ts";
+import { rope, type RopeScaling, ropeTable } from "../../lib/tensor/ops/rope.ts";
 import { checkpoint, differentiate, record } from "../../lib/tensor/tape.ts";
 import { keep, scope, type Tensor, tensor } from "../../lib/tensor/tensor.ts";
 import { assertClose, checkGradients, EPS, gpuTest, randoms } from "../gpu_helper.ts";
@@ -125,6 +125,18 @@ gpuTest("rmsNorm at odd shapes", async () => {
       tol(columns),
     );
   }
+});
+
+gpuTest("rope: an unknown scaling, and factors that are not one for each pair, are refused by name", () => {
+  const table = (scaling: Record<string, unknown>) => () =>
+    scope(() => void ropeTable(8, 100, 16, { factor: 2, ...scaling } as unknown as RopeScaling));
+  assert.throws(table({ rope_type: "ntk" }), {
+    code: "model/rope-type",
+    message: /'ntk'.*config\.json.*Supported/s,
+  });
+  const three = { rope_type: "longrope", original_max_position_embeddings: 32, short_factor: [1, 1, 1] };
+  assert.throws(table(three), { code: "model/rope-type", message: /needs 4 factors, not 3.*short_factor/s });
+  assert.throws(table({ ...three, short_factor: undefined }), { message: /needs 4 factors, not undefined/ });
 });
 
 gpuTest("rope: rotation and its transpose, restarting positions, a partly rotated head", async () => {

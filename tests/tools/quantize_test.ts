@@ -25,6 +25,14 @@ Deno.test("quantize: help on its own, status 2 without arguments, and errors tha
     "nf5",
   );
   assert.deepEqual([type.code, /'nf5', not one of nf4, fp4/.test(type.err)], [1, true], type.err);
+  const storage = await quantize(
+    ...["--model", "assets/models/tiny", "--output", "x", "--bnb_4bit_quant_storage", "int8"],
+  );
+  assert.deepEqual(
+    [storage.code, /'int8', not one of uint8, float16/.test(storage.err)],
+    [1, true],
+    storage.err,
+  );
   const file = await quantize("--model", "assets/models/tiny", "--output", "README.md");
   assert.match(file.err, /^error: A file stands where the output folder should be/m);
   const size = await quantize("--model", "assets/models/tiny", "--output", "x", "--bnb_4bit_blocksize", "48");
@@ -37,6 +45,7 @@ Deno.test("quantize: a folder with tokenizer and quantization_config, half the s
   const { code, out, err } = await quantize(
     ...["--model", "assets/models/tiny", "--output", output, "--bnb_4bit_quant_type", "fp4"],
     ...["--no-bnb_4bit_use_double_quant", "--llm_int8_skip_modules", "o_proj, down_proj"],
+    ...["--bnb_4bit_quant_storage", "float16"],
   );
   assert.equal(code, 0, err);
   assert.match(out, /25 linear layers quantized.*10 left dense/);
@@ -44,6 +53,7 @@ Deno.test("quantize: a folder with tokenizer and quantization_config, half the s
   const config = JSON.parse(Deno.readTextFileSync(join(output, "config.json"))).quantization_config;
   assert.equal(config.bnb_4bit_quant_type, "fp4");
   assert.equal(config.bnb_4bit_use_double_quant, false);
+  assert.equal(config.bnb_4bit_quant_storage, "float16");
   assert.ok(config.llm_int8_skip_modules.includes("model.layers.4.mlp.down_proj"));
   for (
     const name of ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"]

@@ -5,10 +5,17 @@ import { adapterShapes, addAdapter } from "../../lib/lora/lora.ts";
 import { buildModel } from "../../lib/model/load.ts";
 import { createOptimizer, createParameterPages } from "../../lib/optim/mod.ts";
 import { evaluate, newLoopState, runLoop } from "../../lib/train/loop.ts";
+import { findNonFinite } from "../../lib/train/non_finite.ts";
 import { checkMoved } from "../../lib/train/movement.ts";
 import { sft } from "../../lib/train/objectives/sft.ts";
+import { NibbleError } from "../../lib/errors.ts";
+import { type Tensor, tensor } from "../../lib/tensor/tensor.ts";
 import { gpuTest } from "../gpu_helper.ts";
+import type { TrainSettings } from "../../lib/train/settings.ts";
+import { dataFolder, quietTrain, sweep, tinySettings, warmDevice } from "./run_helper.ts";
 import { memorySource, tinyConfig, tinyWeights } from "../model/tiny.ts";
+
+await warmDevice();
 
 const EXAMPLES = [13, 5, 8].map((n, row) => ({
   ids: Array.from({ length: n }, (_, i) => (row * 17 + i * 7 + i * i) % 61),
@@ -34,18 +41,19 @@ function setUp() {
   );
   const adapter = addAdapter(model, config, pages.tensors, 1);
   const optimizer = createOptimizer(pages, {});
-  const run = (rates: number[], batch = batchOf(EXAMPLES)) =>
+  const run = (rates: number[], window = [batchOf(EXAMPLES)], stopAtNonFinite = false) =>
     runLoop({
       ...{ objective: sft, model, optimizer, pages, maxSteps: rates.length, stepsPerEpoch: rates.length },
       ...{ dropoutSeed: undefined, checkpointing: false, evalBatches: [], state: newLoopState() },
       ...{ logAt: () => false, evalAt: () => false, saveAt: () => false, signal: undefined },
       ...{ onLog() {}, onEval() {}, onSave: () => Promise.resolve() },
-      window: () => [batch],
+      window: () => window,
+      stopAtNonFinite,
       learningRate: (step) => rates[step]!,
       afterMove: () => checkMoved({ model, adapter, pages, optimizer, dispose() {} }),
     });
   const dispose = () => [optimizer, model, pages].forEach((thing) => thing.dispose());
-  return { model, pages, run, dispose };
+  return { model, adapter, pages, run, dispose };
 }
 
 gpuTest(
@@ -68,7 +76,7 @@ gpuTest(
 
 gpuTest("a step and an evaluation without a target are errors, not a loss of 0 (R1, R21)", async () => {
   const { model, run, dispose } = setUp();
-  await assert.rejects(run([0.1], MASKED), {
+  await assert.rejects(run([0.1], [MASKED]), {
     code: "train/no-labels",
     message: /Step 1 has no token to learn/,
   });
@@ -89,3 +97,145 @@ gpuTest("an evaluation whose loss overflows says so, with the step (R21)", async
   });
   dispose();
 });
+
+/** A model with the first numbers of one of its tensors replaced. */
+function broken(value: number, choose: (made: ReturnType<typeof setUp>) => Tensor, count = 1) {
+  const made = setUp();
+  choose(made).write(new Float32Array(count).fill(value));
+  return made;
+}
+const diverged = (...patterns: RegExp[]) => (error: unknown) => {
+  assert.ok(error instanceof NibbleError && error.code === "train/diverged", String(error));
+  for (const pattern of patterns) assert.match(error.message, pattern);
+  return true;
+};
+
+gpuTest("the first module whose output is not finite is named, whatever broke it (R6)", async () => {
+  const name = (module: string) => new RegExp(`^${module} is the first module whose output is`);
+  const first = "model.layers.1.mlp.down_proj", parameter = `${first}.lora_A.weight`;
+  const cases: [string, RegExp[], ReturnType<typeof setUp>][] = [
+    [
+      "an adapter's NaN",
+      [
+        name(first),
+        /output is NaN\n/,
+        /step 1, micro-batch 1 of 1; parameter .*1\.mlp\.down_proj\.lora_A.* is NaN/,
+      ],
+      broken(NaN, ({ pages }) => [...pages.tensors].find(([n]) => n.includes(parameter.slice(0, -7)))![1]),
+    ],
+    [
+      "an infinite weight of the base",
+      [name("model.layers.0.self_attn.o_proj"), /micro-batch 1 of 1\n/],
+      broken(
+        Infinity,
+        ({ model }) => model.linears.get("model.layers.0.self_attn.o_proj")!.weight as Tensor,
+      ),
+    ],
+    [
+      "a norm that overflows",
+      [name("model.layers.1.post_attention_layernorm"), /output is infinite/],
+      broken(
+        3e38,
+        ({ model }) => model.blocks[1]!.postNorm.weight,
+        32,
+      ),
+    ],
+    ["the last norm", [name("model.norm")], broken(NaN, ({ model }) => model.norm.weight)],
+  ];
+  for (const [what, patterns, { run, dispose }] of cases) {
+    await assert.rejects(run([0, 0.1], undefined, true), diverged(...patterns), what);
+    dispose();
+  }
+});
+
+gpuTest(
+  "of a window, the micro-batch is named too; a sound run is the same with and without the search",
+  async () => {
+    const [long, ...others] = EXAMPLES;
+    const { model, run, dispose } = setUp();
+    const alone = long!.ids.find((id) => others.every(({ ids }) => !ids.includes(id)))!;
+    const rows = await model.embed.data();
+    rows[32 * alone] = NaN;
+    model.embed.write(rows);
+    await assert.rejects(
+      run([0.1], [batchOf(others), batchOf([long!])], true),
+      diverged(/^model\.embed_tokens is the first module whose output is NaN/, /micro-batch 2 of 2/),
+    );
+    dispose();
+    const weights = [];
+    for (const search of [false, true]) {
+      const { pages, run, dispose } = setUp();
+      await run([0.1, 0.1], undefined, search);
+      weights.push(await Promise.all([...pages.tensors.values()].map((t) => t.data())));
+      dispose();
+    }
+    assert.deepEqual(weights[1], weights[0]);
+  },
+);
+
+gpuTest(
+  "where the forward pass is finite, the gradient is named at which the backward pass failed first",
+  async () => {
+    const { pages, dispose } = setUp();
+    const names = [...pages.tensors.keys()];
+    const gradients = [...pages.tensors.values()].map((t) => t.grad!);
+    const sound = [() => tensor([1], [1])];
+    gradients[1]!.write(Float32Array.of(NaN));
+    gradients[2]!.write(Float32Array.of(-Infinity));
+    assert.deepEqual(await findNonFinite(sound, pages), {
+      what: `The gradient of ${names[2]} is infinite`,
+      where: "the forward pass is finite",
+    });
+    gradients.forEach((g) => g.write(Float32Array.of(1e30)));
+    assert.match(
+      (await findNonFinite(sound, pages)).what,
+      /gradients are finite, the sum of their squares is not/,
+    );
+    const loss = [() => tensor([1], [1]), () => tensor([1, NaN], [1, 2])];
+    assert.deepEqual(await findNonFinite(loss, pages), {
+      what: "The loss is NaN, the output of every module finite",
+      where: "micro-batch 2 of 2",
+    });
+    dispose();
+  },
+);
+
+gpuTest(
+  "a run that gives up after eleven steps says how many it skipped, and where it goes wrong",
+  async () => {
+    const { run, dispose } = broken(NaN, ({ model }) => model.blocks[0]!.inputNorm.weight);
+    await assert.rejects(
+      run(new Array(11).fill(0)),
+      diverged(
+        /^11 steps were skipped.*\. model\.layers\.0\.input_layernorm is the first module/,
+        /step 11, micro-batch 1/,
+      ),
+    );
+    dispose();
+  },
+);
+
+gpuTest(
+  "debug: underflow_overflow ends a run that overflows, and names where; without it steps are skipped and counted",
+  async () => {
+    const data = dataFolder();
+    const settings = (more: Partial<TrainSettings>) =>
+      tinySettings(data, { learning_rate: 1e25, max_grad_norm: 0, warmup_steps: 0, max_steps: 4, ...more });
+    const on = settings({
+      debug: "underflow_overflow",
+      gradient_checkpointing: true,
+      neftune_noise_alpha: 5,
+    });
+    await assert.rejects(
+      quietTrain(on),
+      diverged(
+        /^model\.layers\.\d\.[\w.]+ is the first module whose output is (NaN|infinite)/,
+        /step 2, micro-batch 1 of 1/,
+      ),
+    );
+    const off = settings({});
+    const { logs } = await quietTrain(off);
+    assert.equal(logs.at(-1)!.skipped_steps, 3);
+    sweep(data, on.output_dir, off.output_dir);
+  },
+);

@@ -15,42 +15,18 @@ import { scoreReference } from "../../lib/train/reference.ts";
 import { loadRows } from "../../lib/train/prepare.ts";
 import { evaluate } from "../../lib/train/loop.ts";
 import { prepareRun } from "../../lib/train/prepare_run.ts";
-import { defaultSettings, type Task, type TrainSettings } from "../../lib/train/settings.ts";
+import type { TrainSettings } from "../../lib/train/settings.ts";
 import { trainTask } from "../../lib/train/task.ts";
 import { createTokenizer } from "../../lib/text/mod.ts";
 import { assertClose, EPS, gpuTest } from "../gpu_helper.ts";
 import { withHome } from "../hub/fake_hub.ts";
+import { pairsFolder, pairsOf, settingsOf } from "./preference_helper.ts";
 import { bytesOf, dataFolder, quietTrain, sweep, tinySettings, warmDevice } from "./run_helper.ts";
 
 await warmDevice();
 /** Scores are kept in the cache folder: each test has its own. */
 const homeTest = (name: string, body: (home: string) => Promise<void>) =>
   gpuTest(name, () => withHome({}, body));
-
-const SAYINGS = ["My lord, the night is long.", "Peace!", "I will go with thee to the gate.", "Farewell."];
-
-function pairsOf(count: number, from = 0): unknown[] {
-  return Array.from({ length: count }, (_, i) => {
-    const n = from + i;
-    return {
-      prompt: [{ role: "user", content: `Speak of ${["love", "war", "the sea"][n % 3]} ${n}` }],
-      chosen: [{ role: "assistant", content: `${SAYINGS[n % 4]} ${n % 2 ? "" : SAYINGS[(n + 1) % 4]}` }],
-      rejected: [{ role: "assistant", content: `No. ${"Not so. ".repeat(n % 3)}` }],
-    };
-  });
-}
-
-const pairsFolder = (train = pairsOf(10), test = pairsOf(4, 100)) => dataFolder(train, test);
-
-/** A LoRA run of a task with its own defaults. */
-function settingsOf(task: Task, data: string, more: Partial<TrainSettings> = {}): TrainSettings {
-  const { loss_type, truncation_mode } = defaultSettings(task);
-  return tinySettings(data, {
-    ...{ nibble_task: task, loss_type, truncation_mode, assistant_only_loss: false, max_prompt_length: 32 },
-    ...{ learning_rate: 5e-3, do_eval: true, eval_on_start: true, max_steps: 8 },
-    ...more,
-  });
-}
 
 homeTest("DPO starts at ln 2 with rewards of 0, and orders the pairs", async () => {
   const data = pairsFolder();

@@ -4,6 +4,8 @@ import { NibbleError } from "../../lib/errors.ts";
 import { gpu } from "../../lib/gpu/mod.ts";
 import type { TrainSettings } from "../../lib/train/settings.ts";
 import { gpuTest } from "../gpu_helper.ts";
+import { withHome } from "../hub/fake_hub.ts";
+import { pairsFolder, settingsOf } from "./preference_helper.ts";
 import {
   bytesOf,
   dataFolder,
@@ -16,8 +18,14 @@ import {
 
 await warmDevice();
 
-const losses = (r: QuietRun) =>
-  r.logs.map((l) => [l.step, l.loss, l.grad_norm, l.learning_rate, l.num_tokens]);
+/** Scores of a reference are kept in the cache folder: each test has its own. */
+const homeTest = (name: string, body: () => Promise<void>) => gpuTest(name, () => withHome({}, body));
+
+/** Every figure of the log but the speed. */
+const losses = (r: QuietRun) => r.logs.map(({ tokens_per_second: _, ...figures }) => figures);
+
+/** Dropout where TRL has it off by default, and no evaluations. */
+const STOCHASTIC = { lora_dropout: 0.2, disable_dropout: false, do_eval: false, eval_on_start: false };
 
 for (
   const [what, file, more] of [
@@ -29,14 +37,27 @@ for (
     }],
     ["full fine-tuning", "model.safetensors", { use_peft: false, weight_decay: 0.1 }],
     ["rmsprop", "adapter_model.safetensors", { optim: "rmsprop" }],
+    ["DPO with dropout", "adapter_model.safetensors", { nibble_task: "dpo", ...STOCHASTIC }],
+    ["KTO with dropout", "adapter_model.safetensors", {
+      ...{
+        nibble_task: "kto",
+        per_device_train_batch_size: 2,
+        gradient_accumulation_steps: 3,
+        ...STOCHASTIC,
+      },
+    }],
+    ["ORPO in four bits, with dropout", "adapter_model.safetensors", {
+      ...{ nibble_task: "orpo", load_in_4bit: true, use_bnb_nested_quant: true, ...STOCHASTIC },
+    }],
   ] as [string, string, Partial<TrainSettings>][]
 ) {
-  gpuTest(`seven steps give the bits of three, a stop and four more: ${what}`, async () => {
-    const data = dataFolder();
-    // 10 rows, 2 batches of 2 a step: 3 steps an epoch, the third over a part of a window; logs every 2 steps, so
-    // that the stop after step 3 falls into an interval
+  const { nibble_task: task = "sft" } = more, pairs = task !== "sft";
+  homeTest(`seven steps give the bits of three, a stop and four more: ${what}`, async () => {
+    const data = pairs ? pairsFolder() : dataFolder();
+    // 10 rows, 2 batches of 2 a step: 3 steps an epoch, the third over a part of a window (KTO: 20 answers, 4 steps); logs
+    // every 2 steps, so that the stop after step 3 falls into an interval
     const settings = () =>
-      tinySettings(data, {
+      (pairs ? settingsOf.bind(undefined, task!) : tinySettings)(data, {
         per_device_train_batch_size: 2,
         gradient_accumulation_steps: 2,
         max_steps: 7,

@@ -108,6 +108,8 @@ Deno.test("settings: what has no effect, and why", () => {
   assert.equal(noEffect("num_train_epochs", { ...base, max_steps: 5 }), "max_steps: 5 wins");
   assert.equal(noEffect("max_steps", { ...base, max_steps: 5 }), undefined);
   assert.match(noEffect("packing_strategy", base)!, /packing: true/);
+  assert.equal(noEffect("debug", { ...base, debug: "underflow_overflow" }), undefined);
+  assert.match(noEffect("debug", { ...base, debug: "tpu_metrics_debug" })!, /no TPU/);
   assert.match(noEffect("eval_steps", base)!, /eval_strategy: steps/);
   assert.match(noEffect("adam_beta1", { ...base, optim: "rmsprop" })!, /rmsprop/);
   assert.match(noEffect("dataset_config", base)!, /dataset_name/);

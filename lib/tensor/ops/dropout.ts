@@ -32,6 +32,20 @@ export function dropoutInto(y: Tensor, rate: number, seed: number): void {
   launch("in_place", y, rate, seed, {});
 }
 
+/** A mask of dropout: the same numbers draw the same one. */
+export interface Drop {
+  /** In [0, 1). */
+  rate: number;
+  /** 32 bits, different for every layer and step. */
+  seed: number;
+}
+
+/** Parameters of a kernel that draws the mask. */
+export function dropoutParams({ rate, seed }: Drop): { seed: number; threshold: number; scale: number } {
+  const threshold = Math.min(0xffffffff, Math.round(rate * 2 ** 32));
+  return { seed: seed >>> 0, threshold, scale: 1 / (1 - rate) };
+}
+
 function launch(
   entry: "main" | "add" | "in_place",
   y: Tensor,
@@ -41,10 +55,9 @@ function launch(
 ): void {
   const n = Math.ceil(y.size / 4); // buffers end on a multiple of 256 bytes, so the last vec4 may be read whole
   const { groups, row } = grid1d(Math.ceil(n / 64), 64);
-  const threshold = Math.min(0xffffffff, Math.round(rate * 2 ** 32));
   gpu().kernels.launch(kernel, {
     entry,
-    params: { n, row, seed: seed >>> 0, threshold, scale: 1 / (1 - rate) },
+    params: { n, row, ...dropoutParams({ rate, seed }) },
     bind: Object.fromEntries(
       Object.entries({ ...read, y }).map(([name, t]) => [name, { ...t.range, bytes: 16 * n }]),
     ),

@@ -4,25 +4,34 @@
  */
 import { record } from "../tape.ts";
 import { empty, shapeError, type Tensor } from "../tensor.ts";
-import { matmulInto } from "./matmul_kernel.ts";
+import { matmulInto, type MatmulOptions } from "./matmul_kernel.ts";
 import { addInto } from "./pointwise.ts";
 import { columnSum } from "./reduce.ts";
 
 /** Operand layouts: `nt` is x·wᵀ, `nn` x·w, `tn` xᵀ·w. */
 export type Layout = "nt" | "nn" | "tn";
 
+/** What a product may do beside multiplying; see {@link MatmulOptions}. */
+export type ProductOptions = Pick<MatmulOptions, "alpha" | "drop" | "low">;
+
 /** `[M, N]` of a product of two matrices in `layout`; not recorded. */
-export function product(layout: Layout, x: Tensor, w: Tensor, alpha = 1): Tensor {
+export function product(layout: Layout, x: Tensor, w: Tensor, options: ProductOptions = {}): Tensor {
   const m = layout === "tn" ? x.columns : x.rows;
   const n = layout === "nt" ? w.rows : w.columns;
   const y = empty([m, n]);
-  matmulInto({ layout, x, w, y, alpha });
+  matmulInto({ layout, x, w, y, ...options });
   return y;
 }
 
-/** Adds `alpha *` a product to `y` in place; not recorded. */
-export function productInto(layout: Layout, x: Tensor, w: Tensor, y: Tensor, alpha = 1): void {
-  matmulInto({ layout, x, w, y, alpha, accumulate: true });
+/** Adds a product to `y` in place; not recorded. */
+export function productInto(
+  layout: Layout,
+  x: Tensor,
+  w: Tensor,
+  y: Tensor,
+  options: ProductOptions = {},
+): void {
+  matmulInto({ layout, x, w, y, accumulate: true, ...options });
 }
 
 /**
@@ -31,10 +40,12 @@ export function productInto(layout: Layout, x: Tensor, w: Tensor, y: Tensor, alp
  * @param x `[M, K]`
  * @param w `[N, K]`, f32, or frozen in f16 or bf16
  * @param bias `[N]`
+ * @param unread y is of undefined contents, for its gradients alone
  */
-export function linear(x: Tensor, w: Tensor, bias?: Tensor): Tensor {
+export function linear(x: Tensor, w: Tensor, bias?: Tensor, unread = false): Tensor {
   if (x.columns !== w.columns) throw shapeError("linear", `x [${x.shape}], w [${w.shape}]`);
-  return record("linear", addBias(product("nt", x, w), bias), [x, w, bias], (dy) => {
+  const y = unread ? empty([x.rows, w.rows]) : addBias(product("nt", x, w), bias);
+  return record("linear", y, [x, w, bias], (dy) => {
     const dx = x.requiresGrad ? product("nn", dy, w) : undefined;
     const db = biasGradient(bias, dy);
     if (!w.requiresGrad) return [dx, undefined, db];

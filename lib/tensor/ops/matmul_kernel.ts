@@ -2,21 +2,24 @@
  * Matrix products on the device, in the three layouts that a linear layer needs: no recording, no shapes but 2-D.
  * @module
  */
-import { type BufferRange, defineKernel, type Gpu, gpu, type GpuTexture } from "../../gpu/mod.ts";
+import { type BufferRange, defineKernel, gpu, type GpuTexture } from "../../gpu/mod.ts";
 import strided from "../../../wgsl/matmul_strided.wgsl" with { type: "text" };
 import { rowRanges } from "../grid.ts";
 import { BYTES, shapeError, type Tensor } from "../tensor.ts";
 import { fitsQuads, isGemv, launchGemv, launchGemvTexture } from "./gemv.ts";
+import { SMALL, tunedMatmul } from "./matmul_choice.ts";
+import { type Drop, dropoutInto, dropoutOnly } from "./dropout.ts";
 import {
   fitsTexels,
+  isTexture,
+  isTurned,
   launchTexture,
   TEXTURE_BYTES,
-  textureFits,
   type TextureKernel,
   toTexture,
   vectorLanes,
 } from "./matmul_texture.ts";
-import { deviceHas, isTile, launchTile, tileFits, type TileKernel } from "./matmul_tile.ts";
+import { isTile, launchTile, type TileKernel } from "./matmul_tile.ts";
 import { type StorageKind, storageKind } from "./storage.ts";
 
 const stridedKernel = defineKernel("matmul_strided", strided);
@@ -42,8 +45,24 @@ export interface MatmulOptions {
    * and only those of w are written or read.
    */
   firstRow?: number;
+  /** An operand loses elements to dropout as it is read; only the operand is named that the kernels can mask. */
+  drop?: Drop & { operand: "x" | "w" };
+  /** Added to the product. */
+  low?: LowRank;
   /** Overrides the choice, for measurements and tests. */
   kernel?: MatmulKernel;
+}
+
+/** A product through a low rank R, in the layout of the one that it is added to: `nt` or `nn`. */
+export interface LowRank {
+  /** f32 `[M, R]`. */
+  x: Tensor;
+  /** f32; `[N, R]` in `nt`, `[R, N]` in `nn`. */
+  w: Tensor;
+  /** Factor of this product alone. */
+  alpha: number;
+  /** Dropout of the product, `[M, N]`. */
+  drop?: Drop | undefined;
 }
 
 /** The kernels, `wgsl/matmul_*.wgsl` and `gemv*.wgsl`; see {@link chooseMatmul} and {@link TileKernel}. */
@@ -74,6 +93,18 @@ export interface Piece {
   wKind: StorageKind;
   alpha: number;
   accumulate: boolean;
+  /** Dropout of the operand that the kernel masks; `first`: number of its range's first element. */
+  drop: (Drop & { first: number }) | undefined;
+  low: LowRankPiece | undefined;
+}
+
+/** What {@link LowRank} adds to a part; `first`: number of the part's first element in y, for the mask. */
+interface LowRankPiece {
+  x: BufferRange;
+  w: BufferRange;
+  rank: number;
+  alpha: number;
+  drop: (Drop & { first: number }) | undefined;
 }
 
 /**
@@ -95,10 +126,15 @@ export interface Piece {
 export function matmulInto(options: MatmulOptions): void {
   const target = gpu(), lanes = vectorLanes(target);
   const limit = lanes > 0 ? TEXTURE_BYTES : Infinity;
+  const parts = [...pieces(options, limit)]
+    .map((piece) => ({
+      piece,
+      kernel: options.kernel ?? tunedMatmul(piece, target) ?? chooseMatmul(piece, lanes),
+    }));
+  if (!parts.every(({ piece, kernel }) => hasPlace(options, piece, kernel, lanes))) return inTurn(options);
   // pieces that share x follow each other, and so its texture
   let held: { offset: number | undefined; x: GpuTexture } | undefined;
-  for (const piece of pieces(options, limit)) {
-    const kernel = options.kernel ?? tunedMatmul(piece, target) ?? chooseMatmul(piece, lanes);
+  for (const { piece, kernel } of parts) {
     if (kernel === "gemv") launchGemv(piece);
     else if (kernel === "strided") launchStrided(piece);
     else if (isTile(kernel)) launchTile(piece, kernel);
@@ -114,48 +150,27 @@ export function matmulInto(options: MatmulOptions): void {
   if (held) target.pool.release(held.x);
 }
 
-/** Products below which launching costs more than computing. */
-const SMALL = 2 ** 16;
-
-/** Classes of products that one choice holds for: which edges are as short as an adapter's rank, and how much there is. */
-export type MatmulClass = "short" | "narrow" | "shallow" | "medium" | "large";
-
-/** The class of a product: few rows, few columns, a short sum, or which of the others. */
-export function matmulClass({ M, N, K }: Pick<Piece, "M" | "N" | "K">): MatmulClass {
-  if (N <= 32) return "narrow";
-  if (M <= 32) return "short";
-  if (K <= 32) return "shallow";
-  // 128 tiles of 64 x 64: enough for every core of a GPU to have one
-  return M * N < 2 ** 19 ? "medium" : "large";
+/** Whether the kernel does dropout and the low-rank product of this call along with the rest. */
+function hasPlace({ drop, low }: MatmulOptions, piece: Piece, kernel: MatmulKernel, lanes: number): boolean {
+  if (!drop && !low) return true;
+  if (!isTexture(kernel)) return false;
+  const turned = isTurned(piece, lanes);
+  if (drop && drop.operand !== (turned ? "x" : "w")) return false;
+  return !low || (!turned && low.x.columns % 4 === 0);
 }
 
-/**
- * The kernel that was found fastest on this adapter for products of that class (`lib/tuning.ts`), where there is one
- * and it computes this product; undefined leaves the choice to {@link chooseMatmul}.
- */
-export function tunedMatmul(
-  piece: Piece,
-  target: Pick<Gpu, "choices" | "name" | "features">,
-): MatmulKernel | undefined {
-  if (target.choices.size === 0 || isGemv(piece) && fitsQuads(piece)) return undefined;
-  if (piece.M * piece.N * piece.K < SMALL) return undefined;
-  const chosen = target.choices.get(`matmul.${piece.layout}.${matmulClass(piece)}`);
-  return chosen !== undefined && matmulFits(chosen as MatmulKernel, piece, target)
-    ? chosen as MatmulKernel
-    : undefined;
-}
-
-/** Whether a kernel computes a product on an adapter; those of few rows aside. */
-export function matmulFits(
-  kernel: MatmulKernel,
-  piece: Piece,
-  target: Pick<Gpu, "name" | "features">,
-): boolean {
-  if (kernel === "strided") return true;
-  if (isTile(kernel)) return deviceHas(target, kernel) && tileFits(kernel, piece);
-  const lanes = vectorLanes(target);
-  if (kernel === "gemv" || kernel === "gemv_texture" || lanes === 0 || !fitsTexels(piece)) return false;
-  return kernel === "texture" || textureFits(kernel, lanes, piece);
+/** The same in launches of their own. */
+function inTurn({ drop, low, ...rest }: MatmulOptions): void {
+  if (drop) {
+    const dropped = dropoutOnly(rest[drop.operand], drop.rate, drop.seed);
+    matmulInto({ ...rest, [drop.operand]: dropped, ...(low && { low }) });
+    dropped.dispose();
+  } else if (low) {
+    const { layout, y, accumulate = false } = rest;
+    matmulInto({ layout, x: low.x, w: low.w, y, alpha: low.alpha, accumulate });
+    if (low.drop) dropoutInto(y, low.drop.rate, low.drop.seed);
+    matmulInto({ ...rest, accumulate: true });
+  }
 }
 
 /**
@@ -185,7 +200,7 @@ export function chooseMatmul(piece: Piece, lanes: number): MatmulKernel {
 
 /** Checks the shapes and cuts the product into parts whose operands fit one binding each. */
 function* pieces(options: MatmulOptions, limit: number): Generator<Piece> {
-  const { layout, x, w, y, alpha = 1, accumulate = false, firstRow: first = 0 } = options;
+  const { layout, x, w, y, alpha = 1, accumulate = false, drop, low, firstRow: first = 0 } = options;
   const [M, depth] = layout === "tn" ? [x.columns, x.rows] : [x.rows, x.columns];
   const [N, K] = layout === "nt" ? [w.rows, w.columns] : [w.columns, w.rows];
   // a part of a weight has its place in the columns of y or x
@@ -204,7 +219,17 @@ function* pieces(options: MatmulOptions, limit: number): Generator<Piece> {
   if (x.dtype !== "f32" || y.dtype !== "f32" || (layout === "tn" && wKind !== 0)) {
     throw shapeError(`matmul ${layout}`, `x ${x.dtype}, w ${w.dtype}, y ${y.dtype} are not supported`);
   }
+  if (low && (low.x.rows !== M || low.x.columns !== (layout === "nt" ? low.w.columns : low.w.rows))) {
+    throw shapeError(`matmul ${layout}`, `low rank: x [${low.x.shape}] and w [${low.w.shape}] do not fit`);
+  }
+  if (low && (layout === "tn" || (low.drop && accumulate))) {
+    throw shapeError(
+      `matmul ${layout}`,
+      "a low rank goes with nt and nn, its dropout with an y that is written",
+    );
+  }
   if (M * N === 0) return;
+  const masked = drop && (drop.operand === "x" ? x : w);
   const shared = { layout, ldx: x.columns, ldw: w.columns, ldy: y.columns, wKind, alpha };
   // rowRanges fits rows to a binding: operands with a lower limit count as so much wider
   const wider = Math.max(1, gpu().maxBinding / limit);
@@ -217,17 +242,30 @@ function* pieces(options: MatmulOptions, limit: number): Generator<Piece> {
   for (const [m0, m1] of rowRanges(M, layout === "tn" ? [yRow] : [xRow, yRow])) {
     for (const [n0, n1] of nRanges) {
       for (const [k0, k1] of kRanges) {
+        const xRange = layout === "tn" ? x.rowRange(k0, k1) : x.rowRange(m0, m1);
+        const wRange = layout === "nt" ? w.rowRange(n0, n1) : w.rowRange(k0, k1);
+        const maskedRange = drop?.operand === "x" ? xRange : wRange;
         yield {
           ...shared,
           M: m1 - m0,
           N: n1 - n0,
           K: k1 - k0,
-          x: layout === "tn" ? x.rowRange(k0, k1) : x.rowRange(m0, m1),
-          w: layout === "nt" ? w.rowRange(n0, n1) : w.rowRange(k0, k1),
+          x: xRange,
+          w: wRange,
           y: y.rowRange(m0, m1),
           x0: layout === "tn" ? m0 : layout === "nn" ? first + k0 : 0,
           y0: layout === "nt" ? first + n0 : 0,
           accumulate: accumulate || k0 > 0,
+          drop: drop && { ...drop, first: (maskedRange.offset! - masked!.offset) / 4 },
+          low: low && k0 === 0
+            ? {
+              x: low.x.rowRange(m0, m1),
+              w: layout === "nt" ? low.w.rowRange(n0, n1) : low.w.range,
+              rank: low.x.columns,
+              alpha: low.alpha,
+              drop: low.drop && { ...low.drop, first: m0 * N },
+            }
+            : undefined,
         };
       }
     }

@@ -6,12 +6,14 @@ import {
   defineKernel,
   type Gpu,
   gpu,
+  type GpuBuffer,
   type GpuTexture,
   TEXEL_BYTES,
   type TextureShape,
 } from "../../gpu/mod.ts";
 import source from "../../../wgsl/matmul_texture.wgsl" with { type: "text" };
-import type { MatmulLayout, Piece } from "./matmul_kernel.ts";
+import { dropoutParams } from "./dropout.ts";
+import type { Piece } from "./matmul_kernel.ts";
 
 const kernel = defineKernel("matmul_texture", source);
 
@@ -36,69 +38,121 @@ export function fitsTexels({ layout, M, N, K, x0, y0, ldy }: Piece): boolean {
   return widths.every((n) => n % 4 === 0);
 }
 
-/** Rows of y a workgroup computes: 8, 16 or 32, without much waste. */
-export function textureTile(M: number, lanes: number, layout: MatmulLayout): number {
-  const tile = [8, 16, 32].find((t) => M <= t && t >= lanes) ?? 32;
-  return layout === "tn" ? Math.min(tile, 4 * lanes) : tile;
+/**
+ * Rows of A a workgroup takes: 8, 16 or 32, without much waste; `along`: A's rows are an operand's rows. A lane takes two
+ * blocks of four columns where there are so many: each texel of A then serves twice as many products. At 512 rows and the
+ * shapes of SmolLM2-135M that is 1.2 times as fast as one block in `nt`, 1.5 times in `nn`, 1.0 to 1.2 times in `tn`;
+ * three blocks were slower than two, and so were tiles of 64 rows.
+ */
+export function textureTile(rows: number, lanes: number, along: boolean): number {
+  const tile = [8, 16, 32].find((t) => rows <= t && t >= lanes) ?? 32;
+  return along ? tile : Math.min(tile, 4 * lanes);
 }
 
 /**
- * Blocks of four columns a lane computes: with two, each texel of x serves twice as many products. At 512 rows and the
- * shapes of SmolLM2-135M: 1.2 times as fast as one block in `nt`, 1.5 times in `nn`; three were slower than two, and so
- * were tiles of 64 rows.
+ * Whether yᵀ is computed, and turned as it is stored: its rows then are the few columns of y, so that all lanes have
+ * columns to compute. Of products with rank 16 at 512 rows, 1.4 to 1.7 times as fast.
  */
-export function textureBlocks(N: number, lanes: number, layout: MatmulLayout): 1 | 2 {
-  return layout !== "tn" && N > 4 * lanes ? 2 : 1;
+export function isTurned({ M, N, wKind, low }: Omit<Shape, "layout">, lanes: number): boolean {
+  return N <= 8 * lanes && M > N && wKind === 0 && !low;
 }
 
-/** Rows and blocks of columns that a launch takes, other than by shape: `texture16x2`. */
+/** Rows and blocks of columns of a workgroup, other than by shape: `texture16x2`. */
 export type TextureKernel = `texture${8 | 16 | 32}x${1 | 2}`;
 
-/** What a name asks for, where it is one. */
-function namedTile(name: string): { tile: number; blocks: number } | undefined {
-  const named = /^texture(\d+)x(\d)$/.exec(name);
-  return named ? { tile: Number(named[1]), blocks: Number(named[2]) } : undefined;
+/** Whether a name is `texture`, or one of {@link TextureKernel}. */
+export function isTexture(kernel: string): kernel is "texture" | TextureKernel {
+  return kernel === "texture" || named(kernel) !== undefined;
 }
 
-/** Whether a name is one, and its tile can be had: whole subgroups of rows, and what `columns` has room for. */
-export function textureFits(name: TextureKernel, lanes: number, { layout }: Pick<Piece, "layout">): boolean {
-  const { tile, blocks } = namedTile(name) ?? { tile: NaN, blocks: NaN };
-  return tile % lanes === 0 && (layout !== "tn" || (blocks === 1 && tile <= 4 * lanes));
+function named(kernel: string): { tile: number; blocks: number } | undefined {
+  const [, tile, blocks] = /^texture(8|16|32)x([12])$/.exec(kernel) ?? [];
+  return tile ? { tile: Number(tile), blocks: Number(blocks) } : undefined;
 }
 
-/**
- * Launches a product whose x is in a texture already; w, and y where it is added to, are copied into theirs.
- *
- * @param name rows and columns of a workgroup, where they are not those of {@link textureTile} and
- *   {@link textureBlocks}
- */
+/** What decides how a product is shared out. */
+type Shape = Pick<Piece, "layout" | "M" | "N" | "wKind" | "low">;
+
+/** How a product is shared out by shape: which operand is A, and what a workgroup takes. */
+function tilingOf(piece: Shape, lanes: number) {
+  const { layout, M, N } = piece;
+  const turned = isTurned(piece, lanes), along = turned ? layout === "nt" : layout !== "tn";
+  const [rows, columns] = turned ? [N, M] : [M, N];
+  const blocks = columns > 4 * lanes ? 2 : 1;
+  return { turned, along, rows, columns, tile: textureTile(rows, lanes, along), blocks };
+}
+
+/** What `texture` stands for at a shape. */
+export function textureRule(piece: Shape, lanes: number): string {
+  const { tile, blocks } = tilingOf(piece, lanes);
+  return `texture${tile}x${blocks}`;
+}
+
+/** Whether the tile can be had: whole subgroups of rows, and of A by columns no more than lanes load at a time. */
+export function textureFits(kernel: TextureKernel, piece: Shape, lanes: number): boolean {
+  const { tile } = named(kernel)!;
+  return tile % lanes === 0 && (tilingOf(piece, lanes).along || tile <= 4 * lanes);
+}
+
+/** Launches a product whose x is in a texture already; w, and y where it is added to, are copied into theirs. */
 export function launchTexture(
   piece: Piece,
   x: GpuTexture,
-  name: TextureKernel | "texture" = "texture",
+  name: "texture" | TextureKernel = "texture",
 ): void {
-  const { layout, M, N, K, y0, ldy, alpha, wKind, accumulate } = piece;
+  const { layout, N, K, y0, ldy, alpha, wKind, accumulate, drop, low } = piece;
   const { pool, kernels } = gpu();
   const lanes = vectorLanes(gpu());
   const w = toTexture(piece.w, FORMATS[wKind]);
-  const before = accumulate ? toTexture(piece.y, FORMATS[0]) : undefined;
-  const { tile, blocks } = namedTile(name) ??
-    { tile: textureTile(M, lanes, layout), blocks: textureBlocks(N, lanes, layout) };
-  const bf16 = wKind === 2;
+  const made = [w];
+  const into = (range: Piece["x"]) => made[made.push(toTexture(range, FORMATS[0])) - 1]!;
+  const before = accumulate ? into(piece.y) : x;
+  const { turned, rows, columns, ...rule } = tilingOf(piece, lanes);
+  const { tile, blocks } = named(name) ?? rule;
+  const left = { texture: x, first: piece.x0 / 4, row: piece.ldx / 4, along: layout !== "tn" };
+  const right = { texture: w, first: 0, row: piece.ldw / 4, along: layout === "nt" };
+  const [a, b] = turned ? [right, left] : [left, right];
+  const bf16 = wKind === 2, mask = drop ?? low?.drop;
   kernels.launch(kernel, {
-    entry: layout === "tn" ? "columns" : "rows",
+    entry: a.along ? "rows" : "columns",
     consts: {
       ...{ TM: tile, NB: blocks, LANES: lanes },
-      ...{ W_ROWS: layout === "nt", BF16: bf16, ACCUMULATE: accumulate },
+      ...{ W_ROWS: b.along, BF16: bf16, ACCUMULATE: accumulate, TURNED: turned },
+      ...{ LOW: low !== undefined, DROP_B: drop !== undefined, DROP_LOW: low?.drop !== undefined },
     },
     types: { W: bf16 ? "texture_2d<u32>" : "texture_2d<f32>" },
-    params: { M, N, K, x0: piece.x0 / 4, ldx: piece.ldx / 4, ldw: piece.ldw / 4, y0, ldy, alpha },
-    // bound in any case, read only to add to
-    bind: { x, w, y: piece.y, before: before ?? x },
-    groups: [Math.ceil(N / (4 * lanes * blocks)), Math.ceil(M / tile)],
+    params: {
+      ...{ M: rows, N: columns, K, x0: a.first, ldx: a.row, w0: b.first, ldw: b.row },
+      ...{ y0, ldy, alpha, beta: low ? low.alpha / alpha : 0 },
+      ...{ R: low?.rank ?? 0, low_ldw: (layout === "nt" ? low?.rank ?? 0 : N) / 4 },
+      ...{ ...dropoutParams(mask ?? { rate: 0, seed: 0 }), mask0: mask ? mask.first / 4 : 0 },
+    },
+    // all are bound in any case, and read where the constants say so
+    bind: {
+      ...{ x: a.texture, w: b.texture, y: piece.y, before },
+      ...{ low_x: low ? into(low.x) : x, low_w: low ? into(low.w) : x },
+    },
+    groups: [Math.ceil(columns / (4 * lanes * blocks)), Math.ceil(rows / tile)],
   });
-  pool.release(w);
-  if (before) pool.release(before);
+  for (const texture of made) pool.release(texture);
+}
+
+/** Textures of {@link shareOperands} by what they hold, and the buffers that it is about. */
+let shared: { buffers: readonly GpuBuffer[]; made: Map<string, GpuTexture> } | undefined;
+
+/**
+ * Runs products that read the same operands, each of which then is copied into a texture once. `work` writes none of
+ * them, nor gives its buffer back.
+ */
+export function shareOperands<T>(operands: readonly { buffer: GpuBuffer }[], work: () => T): T {
+  const around = shared, made = new Map<string, GpuTexture>();
+  shared = { buffers: operands.map(({ buffer }) => buffer), made };
+  try {
+    return work();
+  } finally {
+    shared = around;
+    for (const texture of made.values()) gpu().pool.release(texture);
+  }
 }
 
 /**
@@ -107,10 +161,19 @@ export function launchTexture(
  */
 export function toTexture(range: Piece["x"], format: TextureShape["format"]): GpuTexture {
   const { pool, stream } = gpu();
-  const bytes = range.bytes!;
+  const bytes = range.bytes!, key = `${range.offset}.${bytes}.${format}.${range.buffer.id}`;
+  const known = shared?.made.get(key);
+  if (known) {
+    known.references++;
+    return known;
+  }
   const rows = Math.ceil(bytes / TEXEL_BYTES[format] / WIDTH);
   const height = 2 ** Math.ceil(Math.log2(rows));
   const texture = pool.acquireTexture({ format, width: WIDTH, height }, "scratch");
   stream.copyToTexture(range.buffer, range.offset ?? 0, bytes, texture);
+  if (shared?.buffers.includes(range.buffer)) {
+    texture.references++;
+    shared.made.set(key, texture);
+  }
   return texture;
 }

@@ -41,6 +41,7 @@ const quad64 = shape("quad", [8, 8], [8, 8]), quad128x64 = shape("quad", [8, 16]
 
 /** Tiles of y, rows by columns, by name: at most 256 invocations and 16 KiB of workgroup memory. */
 export const TILES = {
+  tile16: shape("tile", [8, 8], [2, 2]),
   tile32: shape("tile", [8, 8], [4, 4]),
   tile64: shape("tile", [16, 16], [4, 4]),
   tile64r8: shape("tile", [8, 8], [8, 8], 8),

@@ -4,14 +4,9 @@
  */
 import { adapterKind, type Gpu, type Probe, type Tunable } from "../../gpu/mod.ts";
 import { empty, tensor } from "../tensor.ts";
-import { type MatmulClass, matmulInto, type MatmulKernel, type MatmulLayout } from "./matmul_kernel.ts";
-import {
-  textureBlocks,
-  textureFits,
-  type TextureKernel,
-  textureTile,
-  vectorLanes,
-} from "./matmul_texture.ts";
+import type { MatmulClass } from "./matmul_choice.ts";
+import { matmulInto, type MatmulKernel, type MatmulLayout } from "./matmul_kernel.ts";
+import { textureFits, type TextureKernel, textureRule, vectorLanes } from "./matmul_texture.ts";
 import { deviceHas, isTile, TILES } from "./matmul_tile.ts";
 
 /** Layouts and classes, those that training spends most in first. */
@@ -28,18 +23,27 @@ const CLASSES: readonly (readonly [MatmulLayout, MatmulClass])[] = [
 const ON_GPU: Readonly<Record<MatmulClass, readonly MatmulKernel[]>> = {
   large: ["tile64", "tile64r8", "quad64", "quad128x64", "quad128", "subgroup64", "half64", "half128x64"],
   medium: ["tile64", "tile32", "quad32", "quad64", "subgroup64", "half64"],
-  short: ["tile32", "tile16x64", "quad32", "quad16x64"],
-  narrow: ["tile32", "tile64x16", "quad32", "quad64x16"],
+  short: ["tile32", "tile16", "tile16x64", "quad32", "quad16x64"],
+  narrow: ["tile32", "tile16", "tile64x16", "quad32", "quad64x16"],
   shallow: ["tile64", "tile32", "quad64", "strided"],
 };
 
 /** The same for llvmpipe, less those that a layout has no room for and the one that `texture` stands for. */
 const ON_LLVMPIPE: Readonly<Record<MatmulClass, readonly ("texture" | TextureKernel)[]>> = {
-  large: ["texture", "texture32x1", "texture16x2", "texture16x1", "texture8x1"],
-  medium: ["texture", "texture32x1", "texture16x2", "texture16x1", "texture8x1"],
-  short: ["texture", "texture8x1", "texture16x1", "texture32x1", "texture32x2"],
-  narrow: ["texture", "texture16x1", "texture8x1"],
+  large: ["texture", "texture32x1", "texture16x2", "texture16x1"],
+  medium: ["texture", "texture32x1", "texture16x2", "texture16x1"],
+  short: ["texture", "texture16x1", "texture8x2", "texture32x2"],
+  narrow: ["texture", "texture16x1", "texture8x2", "texture32x2"],
   shallow: ["texture", "texture32x1", "texture16x2"],
+};
+
+/** The same for SwiftShader, which takes seconds to compile a larger one. */
+const ON_SWIFTSHADER: Readonly<Record<MatmulClass, readonly MatmulKernel[]>> = {
+  large: ["tile64", "tile32", "strided"],
+  medium: ["tile64", "tile32", "strided"],
+  short: ["tile32", "tile16", "strided"],
+  narrow: ["tile32", "tile16", "strided"],
+  shallow: ["tile64", "tile32", "strided"],
 };
 
 /** M, N, K of a class's work: on a GPU some milliseconds of an integrated one, less on processors. */
@@ -82,12 +86,13 @@ export function matmulTunables({ f16 = false }: { f16?: boolean | undefined } = 
 function candidatesFor(device: Gpu, layout: MatmulLayout, kind: MatmulClass, f16: boolean): MatmulKernel[] {
   const lanes = vectorLanes(device);
   if (lanes > 0) {
-    const [M, N] = workOf(device, kind);
-    const rule = `texture${textureTile(M, lanes, layout)}x${textureBlocks(N, lanes, layout)}`;
+    const [M, N] = workOf(device, kind), work = { layout, M, N, wKind: 0, low: undefined } as const;
+    const rule = textureRule(work, lanes);
     return ON_LLVMPIPE[kind].filter((name) =>
-      name === "texture" || name !== rule && textureFits(name, lanes, { layout })
+      name === "texture" || name !== rule && textureFits(name, work, lanes)
     );
   }
+  if (adapterKind(device) === "swiftshader") return [...ON_SWIFTSHADER[kind]];
   return ON_GPU[kind].filter((name) =>
     !isTile(name) ||
     deviceHas(device, name) && (f16 || !("f16" in TILES[name])) && (name !== "subgroup64" || layout !== "tn")

@@ -21,7 +21,8 @@ const REASONS: Readonly<Record<string, string>> = {
   "WebGPU has no bfloat16; precision is chosen for the adapter and sums are float32":
     `bf16 fp16 fp16_opt_level
     fp16_backend half_precision_backend bf16_full_eval fp16_full_eval bnb_4bit_compute_dtype`,
-  "packed 4-bit values are always stored as bytes": "bnb_4bit_quant_storage",
+  "packed 4-bit values are bytes on the device; deno task quantize has it for files":
+    "bnb_4bit_quant_storage",
   "no Python code of a model is ever run":
     "trust_remote_code model_code_revision model_init_kwargs ref_model_init_kwargs",
   "layers are recomputed in one way only": "gradient_checkpointing_kwargs activation_checkpointing_kwargs",
@@ -56,7 +57,6 @@ const REASONS: Readonly<Record<string, string>> = {
     "precompute_ref_batch_size",
   "a recipe does not change the environment; set the variables in your shell": "env",
   "memory is planned before the run; nothing is retried": "auto_find_batch_size",
-  "it serves debugging of the Python stack": "debug",
 };
 
 /** Key to the reason why it has no effect here. */

@@ -101,6 +101,9 @@ export const OUTPUT = {
     doc: "Whether that metric should rise; null: unless its name ends in loss." },
   output_dir: { type: "string", default: "trainer_output", from: "Trainer 4.57",
     doc: "Folder for checkpoints and the trained model." },
+  debug: { type: "choice", default: "", from: "Trainer 4.57", choices: ["underflow_overflow", "tpu_metrics_debug", ""],
+    doc: "underflow_overflow: end the run at the first step whose loss or gradient is not finite, and name the module " +
+      "in which that began." },
   resume_from_checkpoint: { type: "string?", default: null, from: "Trainer 4.57",
     doc: "A checkpoint's folder, true: newest in output_dir, false: start afresh; null: newest if any." },
   run_name: { type: "string?", default: null, from: "Trainer 4.57",

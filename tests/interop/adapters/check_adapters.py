@@ -10,8 +10,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from interop import check, run
+from interop import check, exact_bitsandbytes, run
 
+exact_bitsandbytes()
 HERE = os.path.dirname(os.path.abspath(__file__))
 BASE = os.path.normpath(f"{HERE}/../../parity/adapters/base")
 IDS = [5, 9, 60, 2, 7, 31, 2, 8, 8, 44, 12, 3]

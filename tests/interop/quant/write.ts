@@ -35,7 +35,10 @@ const cases: Record<string, Case> = {
   nf4_double: { base: "llama", dtype: "F32" },
   nf4: { base: "llama", dtype: "F32", doubleQuant: false },
   fp4_128: { base: "llama", dtype: "F32", quantType: "fp4", blocksize: 128 },
+  fp4: { base: "llama", dtype: "F32", quantType: "fp4", doubleQuant: false },
+  fp4_double: { base: "llama", dtype: "F32", quantType: "fp4" },
   nf4_bf16: { base: "llama", dtype: "BF16" },
+  bf16_storage: { base: "llama", dtype: "F32", quantStorage: "BF16" },
   skipping: { base: "llama", dtype: "F32", skipModules: ["down_proj", "v_proj"] },
   gpt2: { base: "gpt2", dtype: "F32" },
 };
