@@ -2,14 +2,17 @@
  * Products with an NF4 weight against the dense f32 product of the same shape: x wᵀ, and dy w of its backward pass.
  *
  *     deno run -A bench/nf4.ts [--rows=1,32,512] [--models=SmolLM2,Llama,Mistral] [--rounds=5] [--budget=100]
+ *         [--kernels=scratch,texture,tile32]
  *
- * A ratio of 1.10 says: a tenth more time than dense. Both are timed in turns; ratios and times are medians. Shapes of
- * more than `--budget` GFLOP are left out.
+ * A ratio of 1.10 says: a tenth more time than dense. All are timed in turns; ratios and times are medians. Shapes of
+ * more than `--budget` GFLOP are left out. Beside what is chosen stand the ways of `--kernels` (`QuantizedKernel`) that
+ * take the weight; one row has kernels of its own.
  * @module
  */
 import { gpu, openGpu } from "../lib/gpu/mod.ts";
 import { baseBackward, baseForward } from "../lib/model/linear.ts";
-import { quantize } from "../lib/quant/mod.ts";
+import { matmulQuantized, quantize, type QuantizedKernel } from "../lib/quant/mod.ts";
+import { quantizedFits } from "../lib/quant/matmul.ts";
 import { empty, scope, tensor } from "../lib/tensor/tensor.ts";
 import { matmulInto } from "../lib/tensor/ops/matmul_kernel.ts";
 import { interleave } from "./interleave.ts";
@@ -19,6 +22,7 @@ import { LAYERS } from "./shapes.ts";
 const rows = option("rows", "1,32,512").split(",").map(Number);
 const models = option("models", "SmolLM2,Llama,Mistral").split(",");
 const rounds = Number(option("rounds", "5")), budget = Number(option("budget", "100"));
+const kernels = option("kernels", "").split(",").filter((name) => name) as QuantizedKernel[];
 const numbers = (n: number, seed: number) => {
   let s = seed;
   return Float32Array.from({ length: n }, () => (s = (Math.imul(s, 1664525) + 1013904223) | 0) / 2 ** 31);
@@ -26,8 +30,11 @@ const numbers = (n: number, seed: number) => {
 
 await openGpu();
 console.log(`${gpu().name}\n`);
-console.log(row("model", "weight", "shape", "rows", "pass", "dense ms", "NF4 ms", "NF4 / dense"));
-console.log(row("---", "---", "---", "---:", "---", "---:", "---:", "---:"));
+const header = ["model", "weight", "shape", "rows", "pass", "dense ms", "NF4 ms", "NF4 / dense"];
+console.log(row(...header, ...kernels));
+console.log(
+  row("---", "---", "---", "---:", "---", ...Array.from({ length: 3 + kernels.length }, () => "---:")),
+);
 for (const [model, layers] of Object.entries(LAYERS)) {
   if (!models.some((name) => model.startsWith(name))) continue;
   for (const [name, n, k] of layers) {
@@ -39,18 +46,20 @@ for (const [model, layers] of Object.entries(LAYERS)) {
       using dy = tensor(numbers(m * n, 3), [m, n]);
       using y = empty([m, n]);
       using dx = empty([m, k]);
-      const passes: [string, () => void, () => void][] = [
-        ["x wᵀ", () => matmulInto({ layout: "nt", x, w, y }), () => scope(() => void baseForward(q, x))],
-        [
-          "dy w",
-          () => matmulInto({ layout: "nn", x: dy, w, y: dx }),
-          () => scope(() => void baseBackward(q, dy)),
-        ],
-      ];
-      for (const [pass, dense, nf4] of m > 1 ? passes : passes.slice(0, 1)) {
-        const [a, b] = await interleave([dense, nf4], rounds);
+      const passes = [
+        { pass: "x wᵀ", layout: "nt", x, y, chosen: () => scope(() => void baseForward(q, x)) },
+        { pass: "dy w", layout: "nn", x: dy, y: dx, chosen: () => scope(() => void baseBackward(q, dy)) },
+      ] as const;
+      for (const { pass, chosen, ...operands } of m > 1 ? passes : passes.slice(0, 1)) {
+        const fitting = kernels.filter((name) => m > 1 && quantizedFits(name, operands.layout, q, gpu()));
+        const [a, b, ...others] = await interleave([
+          () => matmulInto({ ...operands, w }),
+          chosen,
+          ...fitting.map((kernel) => () => matmulQuantized({ ...operands, q, kernel })),
+        ], rounds);
         const [was, is] = [a!, b!].map(({ ms }) => ms.toFixed(ms < 10 ? 2 : 0));
-        console.log(row(model, name, `${n} x ${k}`, m, pass, was!, is!, b!.ratio.toFixed(2)));
+        const beside = kernels.map((name) => others[fitting.indexOf(name)]?.ratio.toFixed(2) ?? "");
+        console.log(row(model, name, `${n} x ${k}`, m, pass, was!, is!, b!.ratio.toFixed(2), ...beside));
       }
     }
   }

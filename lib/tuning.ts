@@ -17,12 +17,13 @@ import {
   tuningOff,
 } from "./gpu/mod.ts";
 import { nibbleCache } from "./hub/mod.ts";
+import { quantizedTunables } from "./quant/mod.ts";
 import { matmulTunables } from "./tensor/ops/matmul_tuning.ts";
 import { VERSION } from "./version.ts";
 
 /** Every kernel that is tuned, those that count for most first: time may run out. */
 export function tunables(options: { f16?: boolean | undefined } = {}): Tunable[] {
-  return [...matmulTunables(options)];
+  return [...matmulTunables(options), ...quantizedTunables()];
 }
 
 /** Options of {@link tune}. */

@@ -9,6 +9,7 @@ import {
   dequantize,
   dequantizeOracle,
   gemvQuantized,
+  matmulQuantized,
   quantize,
   quantizeOracle,
 } from "../quant/mod.ts";
@@ -24,7 +25,7 @@ import { sum } from "../tensor/ops/reduce.ts";
 import { softmax } from "../tensor/ops/softmax.ts";
 import { toF32 } from "../tensor/ops/storage.ts";
 import { differentiate } from "../tensor/tape.ts";
-import { type Tensor, tensor } from "../tensor/tensor.ts";
+import { empty, type Tensor, tensor } from "../tensor/tensor.ts";
 import * as oracle from "./oracles.ts";
 
 /** Numbers from the device beside those that they should be. */
@@ -254,6 +255,25 @@ export const CHECKS: readonly Check[] = [
       const y = gemvQuantized(tensor(x, [1, 192]), q);
       const decoded = dequantizeOracle(quantizeOracle(w, [93, 192]));
       return compared([y], oracle.matmul("nt", x, decoded, 1, 93, 192));
+    },
+  },
+  {
+    name: "NF4 products, decoded in the tile",
+    tolerance: 192 * 192 * EPS / 2,
+    build() {
+      const shape = [96, 192],
+        x = randoms(13 * 192, 23),
+        dy = randoms(13 * 96, 24),
+        w = randoms(96 * 192, 25);
+      using q = quantize(tensor(w, shape), { doubleQuant: false });
+      const y = empty([13, 96]), dx = empty([13, 192]), kernel = "tile32";
+      matmulQuantized({ layout: "nt", x: tensor(x, [13, 192]), q, y, kernel });
+      matmulQuantized({ layout: "nn", x: tensor(dy, [13, 96]), q, y: dx, kernel });
+      const decoded = dequantizeOracle(quantizeOracle(w, shape));
+      return compared([y, dx], [
+        ...oracle.matmul("nt", x, decoded, 13, 96, 192),
+        ...oracle.matmul("nn", dy, decoded, 13, 192, 96),
+      ]);
     },
   },
   {

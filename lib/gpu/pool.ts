@@ -48,7 +48,13 @@ export interface TextureShape {
 }
 
 /** Bytes of a texel, by format. */
-export const TEXEL_BYTES = { rgba32float: 16, rgba32uint: 16, rgba16float: 8, rgba16uint: 8 } as const;
+export const TEXEL_BYTES = {
+  rgba32float: 16,
+  rgba32uint: 16,
+  r32uint: 4,
+  rgba16float: 8,
+  rgba16uint: 8,
+} as const;
 
 /** Bytes now and at the peak. */
 export interface MemoryReport {

@@ -2,12 +2,11 @@
  * A linear layer of the model: a dense or a quantized weight, and perhaps an adapter around it.
  * @module
  */
-import { dequantizeRows, gemvFits, gemvQuantized, QuantizedTensor } from "../quant/mod.ts";
-import { putColumns, takeColumns } from "../tensor/ops/columns.ts";
+import { gemvFits, gemvQuantized, matmulQuantized, QuantizedTensor } from "../quant/mod.ts";
 import { addBias, biasGradient, linear, product, productInto } from "../tensor/ops/linear.ts";
 import { type LowRank, matmulInto } from "../tensor/ops/matmul_kernel.ts";
 import { record } from "../tensor/tape.ts";
-import { empty, scope, type Tensor } from "../tensor/tensor.ts";
+import { empty, type Tensor } from "../tensor/tensor.ts";
 
 /** Is shown the output of every module of a forward pass, in order: to look for NaN. */
 export type Watch = (module: string, output: Tensor) => void;
@@ -61,9 +60,6 @@ export function baseLinear(layer: LinearLayer, x: Tensor, unread = false): Tenso
   );
 }
 
-/** Elements of weight decoded at a time: 16 MiB of f32, which is also what a texture takes. */
-const SCRATCH = 4 * 2 ** 20;
-
 /** `x Wᵀ + bias`, and a product of a low rank with it (an adapter's); not recorded. */
 export function baseForward(
   weight: Tensor | QuantizedTensor,
@@ -81,42 +77,16 @@ function times(weight: Tensor | QuantizedTensor, x: Tensor, low: LowRank | undef
     if (low) productInto("nt", low.x, low.w, y, { alpha: low.alpha });
     return y;
   }
-  const [n] = weight.shape;
-  const y = empty([x.rows, n]);
-  decoded(weight, (w, from, to) => {
-    const part = low ? { low: { ...low, w: low.w.slice(from, to) } } : {};
-    if (to - from === n) matmulInto({ layout: "nt", x, w, y, ...part });
-    else putColumns(y, from, product("nt", x, w, part));
-    part.low?.w.dispose();
-  });
+  const y = empty([x.rows, weight.rows]);
+  matmulQuantized({ layout: "nt", x, q: weight, y, ...(low && { low }) });
   return y;
 }
 
 /** `dy W`, and a product of a low rank with it; not recorded. */
 export function baseBackward(weight: Tensor | QuantizedTensor, dy: Tensor, low?: LowRank): Tensor {
-  const [n, k] = weight.shape as [number, number];
-  const dx = empty([dy.rows, k]);
-  if (!(weight instanceof QuantizedTensor)) {
-    matmulInto({ layout: "nn", x: dy, w: weight, y: dx, ...(low && { low }) });
-    return dx;
-  }
-  decoded(weight, (w, from, to) => {
-    const part = to - from === n ? dy : takeColumns(dy, from, to - from);
-    matmulInto({ layout: "nn", x: part, w, y: dx, ...(from > 0 ? { accumulate: true } : low && { low }) });
-  });
+  const dx = empty([dy.rows, weight.columns]);
+  const operands = { layout: "nn", x: dy, y: dx, ...(low && { low }) } as const;
+  if (weight instanceof QuantizedTensor) matmulQuantized({ ...operands, q: weight });
+  else matmulInto({ ...operands, w: weight });
   return dx;
-}
-
-/** Decodes the weight range by range into one bounded scratch: never all of the base at once. */
-function decoded(weight: QuantizedTensor, use: (w: Tensor, from: number, to: number) => void): void {
-  const [n, k] = weight.shape as [number, number];
-  const step = n * k <= SCRATCH ? n : Math.max(64, Math.floor(SCRATCH / k / 64) * 64);
-  for (let from = 0; from < n; from += step) {
-    scope(() => {
-      const to = Math.min(n, from + step);
-      const w = empty([to - from, k], "f32", "scratch");
-      dequantizeRows(weight, from, to, w);
-      use(w, from, to);
-    });
-  }
 }

@@ -82,13 +82,17 @@ export function gemvQuantized(
 }
 
 /** The scales of a part's blocks, and the number of the first (with double quantization: of the first four). */
-function absmaxOf({ q, begin, end }: Part) {
+export function absmaxOf({ q, begin, end }: Pick<Part, "q" | "begin" | "end">) {
   const from = Math.floor(begin * q.columns / q.blocksize), to = Math.ceil(end * q.columns / q.blocksize);
   return q.nested ? span(q.absmax, from, Math.ceil(to / 4) * 4) : span(q.absmax, 4 * from, 4 * to);
 }
 
 /** Words or texels of a group, the largest that lies in one block and one row. */
-function groupOf({ columns, blocksize }: QuantizedTensor, codes: number, sizes: readonly number[]): number {
+export function groupOf(
+  { columns, blocksize }: QuantizedTensor,
+  codes: number,
+  sizes: readonly number[],
+): number {
   return sizes.find((g) => columns % (codes * g) === 0 && blocksize % (codes * g) === 0)!;
 }
 

@@ -12,6 +12,8 @@ export {
 } from "./code_books.ts";
 export { dequantize, dequantizeRows } from "./dequantize.ts";
 export { GEMV_MAX_ROWS, gemvFits, gemvQuantized, gemvTiling } from "./gemv.ts";
+export { chooseQuantized, matmulQuantized, type QuantizedKernel, type QuantizedMatmul } from "./matmul.ts";
+export { quantizedTunables } from "./matmul_tuning.ts";
 export { decodeAbsmax, dequantize8bit, dequantizeOracle, quantize8bit, quantizeOracle } from "./oracle.ts";
 export { type QuantState } from "./quant_state.ts";
 export {

@@ -290,3 +290,38 @@ Deno.test("matmul: the textures of llvmpipe are the pool's, and a rehearsal coun
   await gpu.stream.fence();
   gpu.check();
 });
+
+Deno.test("a part of a weight's rows has its columns in y, or in x", async () => {
+  await openGpu();
+  const M = 6, N = 40, K = 64, part = [16, 28] as const;
+  const x = numbers(M * K, 1), w = numbers(N * K, 2), dy = numbers(M * N, 3);
+  using some = tensor(w.slice(part[0] * K, part[1] * K), [part[1] - part[0], K]);
+  using tx = tensor(x, [M, K]);
+  using tdy = tensor(dy, [M, N]);
+  for (const kernel of [undefined, "strided", "tile32"] as const) {
+    using y = tensor(new Float32Array(M * N).fill(7), [M, N]);
+    using dx = empty([M, K]);
+    const shared = { w: some, firstRow: part[0], ...(kernel ? { kernel } : {}) };
+    matmulInto({ ...shared, layout: "nt", x: tx, y });
+    matmulInto({ ...shared, layout: "nn", x: tdy, y: dx });
+    const [gotY, gotDx] = [await y.data(), await dx.data()];
+    for (let m = 0; m < M; m++) {
+      for (let n = 0; n < N; n++) {
+        const inside = n >= part[0] && n < part[1];
+        let want = inside ? 0 : 7;
+        for (let k = 0; inside && k < K; k++) want += x[m * K + k]! * w[n * K + k]!;
+        // numbers below 1, K roundings of a sum below K (Higham 3.5)
+        assert.ok(Math.abs(gotY[m * N + n]! - want) <= K * K * 2 ** -24, `y[${m}, ${n}] by ${kernel}`);
+      }
+      for (let k = 0; k < K; k++) {
+        let want = 0;
+        for (let n = part[0]; n < part[1]; n++) want += dy[m * N + n]! * w[n * K + k]!;
+        assert.ok(Math.abs(gotDx[m * K + k]! - want) <= K * K * 2 ** -24, `dx[${m}, ${k}] by ${kernel}`);
+      }
+    }
+  }
+  using y = empty([M, N]);
+  const wrong = { x: tx, w: some, y, firstRow: 30 };
+  assert.throws(() => matmulInto({ ...wrong, layout: "nt" }), /matmul nt.* do not fit from row 30 on/);
+  assert.throws(() => matmulInto({ ...wrong, layout: "tn" }), /matmul tn.* do not fit/);
+});

@@ -40,6 +40,11 @@ export interface MatmulOptions {
   alpha?: number;
   /** `y +=` instead of `y =`. */
   accumulate?: boolean;
+  /**
+   * w holds rows of a larger weight, from this one on: y in `nt`, x in `nn` have a column for each of that weight's rows,
+   * and only those of w are written or read.
+   */
+  firstRow?: number;
   /** An operand loses elements to dropout as it is read; only the operand is named that the kernels can mask. */
   drop?: Drop & { operand: "x" | "w" };
   /** Added to the product. */
@@ -195,11 +200,20 @@ export function chooseMatmul(piece: Piece, lanes: number): MatmulKernel {
 
 /** Checks the shapes and cuts the product into parts whose operands fit one binding each. */
 function* pieces(options: MatmulOptions, limit: number): Generator<Piece> {
-  const { layout, x, w, y, alpha = 1, accumulate = false, drop, low } = options;
-  const [M, K] = layout === "tn" ? [x.columns, x.rows] : [x.rows, x.columns];
-  const [N, kw] = layout === "nt" ? [w.rows, w.columns] : [w.columns, w.rows];
-  if (kw !== K || y.rows !== M || y.columns !== N) {
-    throw shapeError(`matmul ${layout}`, `x [${x.shape}], w [${w.shape}] and y [${y.shape}] do not fit`);
+  const { layout, x, w, y, alpha = 1, accumulate = false, drop, low, firstRow: first = 0 } = options;
+  const [M, depth] = layout === "tn" ? [x.columns, x.rows] : [x.rows, x.columns];
+  const [N, K] = layout === "nt" ? [w.rows, w.columns] : [w.columns, w.rows];
+  // a part of a weight has its place in the columns of y or x
+  const part = options.firstRow !== undefined;
+  const inside = (size: number, whole: number) => part ? first + size <= whole : size === whole;
+  const fits = layout === "nt"
+    ? K === depth && inside(N, y.columns)
+    : y.columns === N && (layout === "nn" ? inside(K, depth) : K === depth && !part);
+  if (!fits || y.rows !== M) {
+    throw shapeError(
+      `matmul ${layout}`,
+      `x [${x.shape}], w [${w.shape}] and y [${y.shape}] do not fit` + (part ? ` from row ${first} on` : ""),
+    );
   }
   const wKind = storageKind(`matmul ${layout}`, w);
   if (x.dtype !== "f32" || y.dtype !== "f32" || (layout === "tn" && wKind !== 0)) {
@@ -216,11 +230,11 @@ function* pieces(options: MatmulOptions, limit: number): Generator<Piece> {
   }
   if (M * N === 0) return;
   const masked = drop && (drop.operand === "x" ? x : w);
-  const shared = { layout, ldx: x.columns, ldw: w.columns, ldy: N, wKind, alpha };
+  const shared = { layout, ldx: x.columns, ldw: w.columns, ldy: y.columns, wKind, alpha };
   // rowRanges fits rows to a binding: operands with a lower limit count as so much wider
   const wider = Math.max(1, gpu().maxBinding / limit);
   const xRow = 4 * x.columns * wider, wRow = w.columns * BYTES[w.dtype] * wider;
-  const yRow = 4 * N * (accumulate ? wider : 1); // read only to add to it
+  const yRow = 4 * y.columns * (accumulate ? wider : 1); // read only to add to it
   const kRanges = layout === "nt"
     ? [[0, K] as const]
     : [...rowRanges(K, layout === "nn" ? [wRow] : [xRow, wRow])];
@@ -239,8 +253,8 @@ function* pieces(options: MatmulOptions, limit: number): Generator<Piece> {
           x: xRange,
           w: wRange,
           y: y.rowRange(m0, m1),
-          x0: layout === "tn" ? m0 : k0,
-          y0: n0,
+          x0: layout === "tn" ? m0 : layout === "nn" ? first + k0 : 0,
+          y0: layout === "nt" ? first + n0 : 0,
           accumulate: accumulate || k0 > 0,
           drop: drop && { ...drop, first: (maskedRange.offset! - masked!.offset) / 4 },
           low: low && k0 === 0
