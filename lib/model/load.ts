@@ -3,7 +3,15 @@
  * @module
  */
 import { NibbleError } from "../errors.ts";
-import type { TensorSource } from "../formats/mod.ts";
+import {
+  bf16ToF32,
+  bytesOf,
+  DTYPE_BYTES,
+  f16ToF32,
+  isPlain,
+  nonFinite,
+  type TensorSource,
+} from "../formats/mod.ts";
 import { gpu, mib } from "../gpu/mod.ts";
 import {
   createQuantized,
@@ -51,8 +59,10 @@ export interface BuildOptions {
   onProgress?: (done: number, total: number) => void;
 }
 
-/** Host bytes of weights in flight: what loading needs above the file's own mapping. */
-const CHUNK_ELEMENTS = 2 ** 20;
+/** Bytes of a tensor that are read at a time. */
+const CHUNK_BYTES = 4 * 2 ** 20;
+/** Bytes written after which the device is waited for: what it has not taken yet, WebGPU keeps on the host. */
+const IN_FLIGHT = 128 * 2 ** 20;
 
 /**
  * Puts a model on the device from named tensors. Each tensor is read in chunks of 4 MiB, checked for NaN, and
@@ -87,7 +97,12 @@ export function buildModel(
     bytes: 0,
     seconds: 0,
   };
-  const advance = (n: number) => options.onProgress?.(done += n, total);
+  const reading: Reading = {
+    source,
+    rehearsal: options.rehearsal ?? false,
+    ...{ chunk: reusable(), decoded: reusable(), inFlight: 0 },
+    advance: (n) => options.onProgress?.(done += n, total),
+  };
   const dispose = () => {
     for (const t of dense.values()) t.dispose();
     for (const l of linears.values()) l.weight.dispose();
@@ -99,15 +114,10 @@ export function buildModel(
       ? source.tensors.get(name)!.quantized !== undefined
       : options.quantization !== undefined && !skipped;
     if (quantizable && inFour) {
-      const weight = stored ? loadStored(name, source, options) : loadQuantized(
-        name,
-        shape as [number, number],
-        source,
-        options.quantization!,
-        advance,
-        options.rehearsal,
-      );
-      if (stored) advance(count(shape));
+      const weight = stored
+        ? loadStored(name, source, options)
+        : loadQuantized(name, shape as [number, number], reading, options.quantization!);
+      if (stored) reading.advance(count(shape));
       linears.set(module, {
         module,
         shape: shape as [number, number],
@@ -120,7 +130,7 @@ export function buildModel(
       summary.quantizedBytes += weight.bytes;
       summary.bytes += weight.bytes;
     } else {
-      const t = loadDense(name, shape, source, options, advance);
+      const t = loadDense(name, shape, reading, options);
       summary.bytes += t.bytes;
       if (linear) {
         summary.denseLayers++;
@@ -237,50 +247,87 @@ function count(shape: readonly number[]): number {
   return shape.reduce((a, b) => a * b, 1);
 }
 
-/** Reads a tensor in chunks of whole rows, a multiple of 64 of them, and refuses NaN and infinities. */
-function* chunks(
-  name: string,
-  shape: readonly number[],
-  source: TensorSource,
-  rehearsal = false,
-): Generator<[number, Float32Array<ArrayBuffer>]> {
-  const columns = shape.at(-1)!;
-  const rows = count(shape) / columns;
-  const step = Math.max(64, Math.floor(CHUNK_ELEMENTS / columns / 64) * 64);
-  const blank = rehearsal ? new Float32Array(Math.min(rows, step) * columns) : undefined;
+/** What loading carries from tensor to tensor. */
+interface Reading {
+  source: TensorSource;
+  rehearsal: boolean;
+  /** Arrays for a chunk as it is read, and decoded, used again for the next. */
+  chunk: (bytes: number) => Uint8Array<ArrayBuffer>;
+  decoded: (bytes: number) => Uint8Array<ArrayBuffer>;
+  /** Told how many parameters have been read. */
+  advance: (n: number) => void;
+  /** Bytes written to the device since it was last waited for. */
+  inFlight: number;
+}
+
+/** Hands out one array again and again, made anew only when more is asked for. */
+function reusable(): (bytes: number) => Uint8Array<ArrayBuffer> {
+  let held = new Uint8Array();
+  return (bytes) => (held.length < bytes ? held = new Uint8Array(bytes) : held).subarray(0, bytes);
+}
+
+/** Some rows of a tensor, in the file's type where the device reads it, else in f32. */
+interface Chunk {
+  row: number;
+  rows: number;
+  dtype: "f32" | "f16" | "bf16";
+  values: Float32Array<ArrayBuffer> | Uint16Array<ArrayBuffer>;
+}
+
+/**
+ * Reads a tensor in chunks of whole rows, a multiple of 64 of them, and refuses NaN and infinities. A chunk is gone with
+ * the next.
+ */
+function* chunks(name: string, shape: readonly number[], reading: Reading): Generator<Chunk> {
+  const { source, rehearsal } = reading;
+  const columns = shape.at(-1)!, rows = count(shape) / columns;
+  const stored = source.tensors.get(name)!.dtype;
+  const asStored = isPlain(stored) && (source.readPlain?.(name, new Uint8Array(), 0) ?? false);
+  const type = asStored ? stored : "F32", width = DTYPE_BYTES[type];
+  const step = Math.max(64, Math.floor(CHUNK_BYTES / width / columns / 64) * 64);
+  const read = (start: number, end: number) => {
+    if (!asStored && !rehearsal) return bytesOf(source.readF32(name, start, end));
+    const bytes = reading.chunk((end - start) * width);
+    if (!rehearsal) source.readPlain!(name, bytes, start * width);
+    return bytes;
+  };
   for (let row = 0; row < rows; row += step) {
-    const end = Math.min(rows, row + step);
-    if (blank) {
-      yield [row, blank.subarray(0, (end - row) * columns)];
-      continue;
+    const end = Math.min(rows, row + step), start = row * columns;
+    const bytes = read(start, end * columns);
+    const bad = rehearsal ? -1 : nonFinite(type, bytes);
+    if (bad >= 0) {
+      const [value] = source.readF32(name, start + bad, start + bad + 1);
+      throw new NibbleError("model/nan", `'${name}' holds ${value} at element ${start + bad}`, {
+        where: source.path,
+        remedy: "The file is damaged or was saved from a diverged run; fetch it again.",
+      });
     }
-    const values = source.readF32(name, row * columns, end * columns);
-    for (let i = 0; i < values.length; i++) {
-      if (!Number.isFinite(values[i])) {
-        throw new NibbleError("model/nan", `'${name}' holds ${values[i]} at element ${row * columns + i}`, {
-          where: source.path,
-          remedy: "The file is damaged or was saved from a diverged run; fetch it again.",
-        });
-      }
+    const { buffer, byteOffset, length } = bytes;
+    const values = type === "F32"
+      ? new Float32Array(buffer, byteOffset, length / width)
+      : new Uint16Array(buffer, byteOffset, length / width);
+    yield { row, rows: end - row, dtype: type.toLowerCase() as Chunk["dtype"], values };
+    reading.advance(values.length);
+    reading.inFlight += length;
+    if (!rehearsal && reading.inFlight > IN_FLIGHT) {
+      gpu().stream.wait();
+      reading.inFlight = 0;
     }
-    yield [row, values];
   }
 }
 
-function loadDense(
-  name: string,
-  shape: readonly number[],
-  source: TensorSource,
-  options: BuildOptions,
-  advance: (n: number) => void,
-): Tensor {
+function loadDense(name: string, shape: readonly number[], reading: Reading, options: BuildOptions): Tensor {
+  const { source, rehearsal } = reading;
   const dtype = frozenType(shape, source.tensors.get(name)!.dtype, options.torch_dtype);
   const t = options.allocate?.(name, shape) ?? keep(empty(shape, dtype, "base"));
   t.name = name;
   try {
-    for (const [row, values] of chunks(name, shape, source, options.rehearsal)) {
-      if (!options.rehearsal) t.write(encodeAs(t.dtype, values, name, source.path), row * t.columns);
-      advance(values.length);
+    for (const chunk of chunks(name, shape, reading)) {
+      if (rehearsal) continue;
+      const values = chunk.dtype === t.dtype
+        ? chunk.values
+        : encodeAs(t.dtype, inF32(chunk, reading), name, source.path);
+      t.write(values, chunk.row * t.columns);
     }
   } catch (error) {
     t.dispose();
@@ -289,21 +336,22 @@ function loadDense(
   return t;
 }
 
+function inF32({ dtype, values }: Chunk, reading: Reading): Float32Array<ArrayBuffer> {
+  if (values instanceof Float32Array) return values;
+  const into = new Float32Array(reading.decoded(4 * values.length).buffer, 0, values.length);
+  return dtype === "f16" ? f16ToF32(values, into) : bf16ToF32(values, into);
+}
+
 function loadQuantized(
   name: string,
   shape: [number, number],
-  source: TensorSource,
+  reading: Reading,
   config: QuantizationConfig,
-  advance: (n: number) => void,
-  rehearsal: boolean | undefined,
 ): QuantizedTensor {
   const q = createQuantized(shape, config);
   try {
-    for (const [row, values] of chunks(name, shape, source, rehearsal)) {
-      scope(() =>
-        quantizeRows(q, row, tensor(values, [values.length / shape[1], shape[1]], "f32", "scratch"))
-      );
-      advance(values.length);
+    for (const { row, rows, dtype, values } of chunks(name, shape, reading)) {
+      scope(() => quantizeRows(q, row, tensor(values, [rows, shape[1]], dtype, "scratch")));
     }
     finishQuantized(q);
   } catch (error) {
