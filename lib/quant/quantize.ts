@@ -3,7 +3,7 @@
  * @module
  */
 import { NibbleError } from "../errors.ts";
-import { adapterKind, defineKernel, gpu } from "../gpu/mod.ts";
+import { adapterKind, defineKernel, gpu, type GpuTexture } from "../gpu/mod.ts";
 import { grid1d } from "../tensor/grid.ts";
 import { TEXTURE_BYTES, toTexture } from "../tensor/ops/matmul_texture.ts";
 import { sum } from "../tensor/ops/reduce.ts";
@@ -12,6 +12,7 @@ import { noGrad } from "../tensor/tape.ts";
 import { BYTES, empty, keep, scope, shapeError, Tensor, tensor } from "../tensor/tensor.ts";
 import source4 from "../../wgsl/quantize_4bit.wgsl" with { type: "text" };
 import textureSource from "../../wgsl/quantize_4bit_texture.wgsl" with { type: "text" };
+import textureSource8 from "../../wgsl/quantize_8bit_texture.wgsl" with { type: "text" };
 import source8 from "../../wgsl/quantize_8bit.wgsl" with { type: "text" };
 import { codeBook, type QuantType } from "./code_books.ts";
 import type { QuantState } from "./quant_state.ts";
@@ -19,7 +20,8 @@ import { checkBlocksize, QuantizedTensor, sharedMap, span } from "./quantized_te
 
 const kernel = defineKernel("quantize_4bit", source4);
 const textureKernel = defineKernel("quantize_4bit_texture", textureSource);
-const quantize8 = defineKernel("quantize_8bit", source8);
+const kernel8 = defineKernel("quantize_8bit", source8);
+const textureKernel8 = defineKernel("quantize_8bit_texture", textureSource8);
 
 /** Most groups of eight numbers that a lane of the kernel by texture keeps between its two looks at a block. */
 const MOST_HELD = 8;
@@ -160,7 +162,7 @@ function launchQuantize({ q, chunk, from, to, at }: Part): void {
  */
 export function finishQuantized(q: QuantizedTensor): void {
   if (!unfinished.delete(q)) return;
-  const { map, thresholds } = sharedMap();
+  const { map } = sharedMap();
   const blocks = q.blocks, groups256 = Math.ceil(blocks / 256);
   const scales = keep(empty([1 + groups256], "f32", "base"));
   const codes = keep(empty([Math.ceil(blocks / 4)], "u32", "base"));
@@ -172,16 +174,25 @@ export function finishQuantized(q: QuantizedTensor): void {
       gpu().stream.copy(mean.buffer, mean.offset, scales.buffer, scales.offset, 4);
     })
   );
-  const { groups, row } = grid1d(Math.ceil(groups256 / 64), 64);
-  gpu().kernels.launch(quantize8, {
-    entry: "quantize",
-    params: { n: blocks, row },
-    bind: { x: q.absmax.range, words: codes.range, scales: scales.range, thresholds: thresholds.range },
-    groups,
-  });
+  launchQuantizeScales(q.absmax, codes, scales);
   q.absmax.dispose();
   q.absmax = codes;
   q.nested = { scales, map };
+}
+
+function launchQuantizeScales(absmax: Tensor, codes: Tensor, scales: Tensor): void {
+  const { thresholds, tree } = sharedMap();
+  const { groups, row } = grid1d(Math.ceil(absmax.size / 256 / 64), 64);
+  const launch = { entry: "quantize", params: { n: absmax.size, row }, groups };
+  const bind = { words: codes.range, scales: scales.range };
+  if (adapterKind(gpu()) !== "llvmpipe" || absmax.bytes > TEXTURE_BYTES) {
+    const more = { x: absmax.range, thresholds: thresholds.range };
+    gpu().kernels.launch(kernel8, { ...launch, bind: { ...bind, ...more } });
+    return;
+  }
+  const through = [absmax, tree].map((t) => toTexture(t.range, "rgba32float")) as [GpuTexture, GpuTexture];
+  gpu().kernels.launch(textureKernel8, { ...launch, bind: { ...bind, x: through[0], tree: through[1] } });
+  for (const texture of through) gpu().pool.release(texture);
 }
 
 /**

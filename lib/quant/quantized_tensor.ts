@@ -6,7 +6,14 @@ import { NibbleError } from "../errors.ts";
 import { type BufferRange, type Gpu, gpu } from "../gpu/mod.ts";
 import { keep, type Tensor, tensor } from "../tensor/tensor.ts";
 import type { QuantState } from "./quant_state.ts";
-import { type CodeBook, codeBook, dynamicMap, mapThresholds, type QuantType } from "./code_books.ts";
+import {
+  type CodeBook,
+  codeBook,
+  dynamicMap,
+  mapThresholds,
+  type QuantType,
+  thresholdTree,
+} from "./code_books.ts";
 
 /** Double quantization of the scales. */
 export interface NestedScales {
@@ -99,16 +106,17 @@ export class QuantizedTensor {
   }
 }
 
-const maps = new WeakMap<Gpu, { map: Tensor; thresholds: Tensor }>();
+const maps = new WeakMap<Gpu, { map: Tensor; thresholds: Tensor; tree: Tensor }>();
 
-/** The signed dynamic map and its thresholds on the open device, made once. */
-export function sharedMap(): { map: Tensor; thresholds: Tensor } {
+/** The signed dynamic map and its thresholds, in their order and as a search tree, on the open device, made once. */
+export function sharedMap(): { map: Tensor; thresholds: Tensor; tree: Tensor } {
   let known = maps.get(gpu());
   if (!known) {
-    const map = dynamicMap(true);
+    const map = dynamicMap(true), thresholds = mapThresholds(map);
     known = {
       map: keep(tensor(map, [256], "f32", "base")),
-      thresholds: keep(tensor(mapThresholds(map), [255], "f32", "base")),
+      thresholds: keep(tensor(thresholds, [255], "f32", "base")),
+      tree: keep(tensor(thresholdTree(thresholds), [85, 4], "f32", "base")),
     };
     maps.set(gpu(), known);
   }

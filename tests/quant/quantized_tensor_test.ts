@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { adapterKind, openGpu } from "../../lib/gpu/mod.ts";
 import { scope, tensor } from "../../lib/tensor/tensor.ts";
 import { bf16ToF32, f16ToF32 } from "../../lib/formats/mod.ts";
-import { CODE_BOOKS } from "../../lib/quant/code_books.ts";
+import { CODE_BOOKS, dynamicMap, mapThresholds, thresholdTree } from "../../lib/quant/code_books.ts";
 import {
   createQuantized,
   dequantize,
@@ -95,9 +95,9 @@ Deno.test("16-bit numbers give the bytes of the same numbers in f32, every norma
       const size = Math.abs(decode(Uint16Array.of(b))[0]!);
       return size === 0 || (size >= 2 ** -126 && size < 2 ** 126);
     });
-    for (const seed of [1, 2]) {
-      // each pattern beside larger and smaller ones, once beside those of its own size
-      const order = seed === 1 ? bits : bits.toSorted((a, b) => (a * 40503) % 65536 - (b * 40503) % 65536);
+    for (const shuffled of [false, true]) {
+      // each pattern once among those of its own size, and once among any
+      const order = !shuffled ? bits : bits.toSorted((a, b) => (a * 40503) % 65536 - (b * 40503) % 65536);
       for (const blocksize of [64, 4096]) {
         // whole blocks, and a part of one at the end
         const whole = order.length - order.length % 4096;
@@ -130,6 +130,23 @@ Deno.test("double quantization: same bytes as the oracle given the same offset",
     using y = dequantize(q);
     // absmax = map * scale + offset, fused or not, then times the value: three roundings of numbers below 2 absmax
     assert.ok(relativeError(await y.data(), dequantizeOracle(oracle)) < 1e-6);
+  }
+});
+
+Deno.test("the borders' search tree counts the borders below a number", () => {
+  const thresholds = mapThresholds(dynamicMap(true)), tree = thresholdTree(thresholds);
+  const search = (v: number) => {
+    let q = 0;
+    for (const first of [0, 1, 5, 21]) {
+      const node = tree.subarray(4 * (first + q), 4 * (first + q) + 3);
+      q = 4 * q + node.filter((t) => v > t).length;
+    }
+    return q;
+  };
+  for (const t of thresholds) {
+    for (const v of [t, t - 1e-7, t + 1e-7, -1, 0, 1]) {
+      assert.equal(search(v), thresholds.filter((other) => v > other).length, `${v}`);
+    }
   }
 });
 
