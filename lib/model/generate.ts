@@ -7,6 +7,7 @@ import { type BufferRange, gpu } from "../gpu/mod.ts";
 import { argmax } from "../tensor/ops/argmax.ts";
 import { attentionDecode, writeCache } from "../tensor/ops/attention.ts";
 import { gatherRows } from "../tensor/ops/embedding.ts";
+import { holdTextures } from "../tensor/ops/matmul_texture.ts";
 import { noGrad } from "../tensor/tape.ts";
 import { empty, keep, scope, Tensor, tensor } from "../tensor/tensor.ts";
 import { applyNorm, blockForward, type Pass } from "./block.ts";
@@ -19,6 +20,8 @@ export interface GenerateOptions extends SamplingOptions {
   max_new_tokens?: number;
   /** Tokens that end the text; default the config's `eos_token_id`. */
   eos_token_id?: readonly number[];
+  /** Keep weights in the form that generation reads, up to 512 MiB, while it lasts (llvmpipe); default true. */
+  holdWeights?: boolean;
   /** Called with every token as it is chosen. */
   onToken?: (id: number) => void;
   /** Ends the text after the token in progress; the reason is then `aborted`. */
@@ -80,6 +83,7 @@ export async function generate(
   const random = randomNumbers(options.seed ?? 0);
   const greedy = (options.temperature ?? 0) <= 0 && (options.repetition_penalty ?? 1) === 1;
   const ids: number[] = [];
+  using _held = options.holdWeights ?? true ? holdTextures() : undefined;
   const started = performance.now();
   let prefilled = started, began = started;
   let reason: Generation["reason"] = "length";

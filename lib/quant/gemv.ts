@@ -5,7 +5,7 @@
 import { defineKernel, gpu, type GpuTexture } from "../gpu/mod.ts";
 import { grid1d } from "../tensor/grid.ts";
 import type { GemvTiling } from "../tensor/ops/gemv.ts";
-import { TEXTURE_BYTES, toTexture, vectorLanes } from "../tensor/ops/matmul_texture.ts";
+import { heldTexture, TEXTURE_BYTES, toTexture, vectorLanes } from "../tensor/ops/matmul_texture.ts";
 import { empty, shapeError, type Tensor } from "../tensor/tensor.ts";
 import source from "../../wgsl/gemv_4bit.wgsl" with { type: "text" };
 import textureSource from "../../wgsl/gemv_4bit_texture.wgsl" with { type: "text" };
@@ -112,15 +112,14 @@ function launchTexture(part: Part, x: GpuTexture): void {
   const { q, y, begin, end, consts } = part;
   const words = span(q.packed, begin * q.columns / 2, end * q.columns / 2), absmax = absmaxOf(part);
   const lanes = vectorLanes(gpu()), shuffle = lanes === 8, rows = shuffle ? 4 : 2;
-  const w = toTexture(words.range, "rgba32uint");
-  gpu().kernels.launch(textureKernel, {
-    consts: { ...consts, LANES: lanes, ROWS: rows, SHUFFLE: shuffle, GROUP: groupOf(q, 32, [4, 2, 1]) },
-    params: {
-      ...{ texels: q.columns / 32, n: q.rows, begin, end },
-      ...{ first: words.first / 4, first_scale: absmax.first },
-    },
-    bind: { x, w, absmax: absmax.range, ...scaleBindings(q), y: y.range },
-    groups: [Math.ceil((end - begin) / (lanes * rows))],
-  });
-  gpu().pool.release(w);
+  heldTexture(words.range, "rgba32uint", (w) =>
+    gpu().kernels.launch(textureKernel, {
+      consts: { ...consts, LANES: lanes, ROWS: rows, SHUFFLE: shuffle, GROUP: groupOf(q, 32, [4, 2, 1]) },
+      params: {
+        ...{ texels: q.columns / 32, n: q.rows, begin, end },
+        ...{ first: words.first / 4, first_scale: absmax.first },
+      },
+      bind: { x, w, absmax: absmax.range, ...scaleBindings(q), y: y.range },
+      groups: [Math.ceil((end - begin) / (lanes * rows))],
+    }));
 }
