@@ -99,18 +99,23 @@ export function holdTextures(): Disposable {
   };
 }
 
-/** Calls `use` with a texture of a base weight's bytes, which is held where that was asked for ({@link holdTextures}). */
+/**
+ * Calls `use` with a texture of a base weight's bytes, which is held where that was asked for ({@link holdTextures}).
+ *
+ * @param make makes it, where it is not of the bytes as they are
+ */
 export function heldTexture(
   range: Piece["x"],
   format: TextureShape["format"],
   use: (t: GpuTexture) => void,
+  make: () => GpuTexture = () => toTexture(range, format),
 ): void {
   const { buffer, offset, bytes } = range, { pool } = gpu();
   const kept = holding?.on === gpu() && buffer.kind === "base" ? holding : undefined;
   const key = `${buffer.id}|${offset}|${bytes}|${format}`;
   const known = kept?.textures.get(key);
   if (known) return use(known);
-  const texture = toTexture(range, format);
+  const texture = make();
   use(texture);
   if (!kept || kept.bytes + texture.size > HELD_BYTES) return pool.release(texture);
   kept.textures.set(key, texture);
