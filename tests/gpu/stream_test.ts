@@ -36,6 +36,26 @@ gpuTest("more different parameter blocks than there are slots: each launch reads
   y.dispose();
 });
 
+gpuTest("waiting submits what is encoded, and what follows comes after it", async () => {
+  const { stream } = gpu();
+  const y = zeros([64]);
+  for (let i = 0; i < 3; i++) {
+    gpu().kernels.launch(put, {
+      params: { index: 0, value: 1, shift: 0 },
+      bind: { y: y.range },
+      groups: [1],
+    });
+    const before = stream.counters().submits;
+    stream.wait();
+    assert.equal(stream.counters().submits, before + 1);
+    stream.wait(); // nothing to submit
+    assert.equal(stream.counters().submits, before + 1);
+    y.write(Float32Array.of(10), 1 + i);
+  }
+  assert.deepEqual([...(await y.data()).subarray(0, 5)], [3, 10, 10, 10, 0]);
+  y.dispose();
+});
+
 gpuTest("when the slots run out, launches that are not submitted yet keep their blocks", async () => {
   const { stream } = gpu();
   const y = zeros([64]);
