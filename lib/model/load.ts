@@ -117,7 +117,10 @@ export function buildModel(
       const weight = stored
         ? loadStored(name, source, options)
         : loadQuantized(name, shape as [number, number], reading, options.quantization!);
-      if (stored) reading.advance(count(shape));
+      if (stored) {
+        reading.advance(count(shape));
+        written(reading, weight.bytes);
+      }
       linears.set(module, {
         module,
         shape: shape as [number, number],
@@ -308,12 +311,15 @@ function* chunks(name: string, shape: readonly number[], reading: Reading): Gene
       : new Uint16Array(buffer, byteOffset, length / width);
     yield { row, rows: end - row, dtype: type.toLowerCase() as Chunk["dtype"], values };
     reading.advance(values.length);
-    reading.inFlight += length;
-    if (!rehearsal && reading.inFlight > IN_FLIGHT) {
-      gpu().stream.wait();
-      reading.inFlight = 0;
-    }
+    written(reading, length);
   }
+}
+
+/** Counts bytes that were written, and waits for the device now and then. */
+function written(reading: Reading, bytes: number): void {
+  if (reading.rehearsal || (reading.inFlight += bytes) <= IN_FLIGHT) return;
+  gpu().stream.wait();
+  reading.inFlight = 0;
 }
 
 function loadDense(name: string, shape: readonly number[], reading: Reading, options: BuildOptions): Tensor {
