@@ -142,10 +142,8 @@ export async function generate(
       const next = await choose(row, position, Math.min(ahead, wanted - ids.length));
       const first = ids.length === 0, now = performance.now();
       if (first) prefilled = now;
-      else {ahead = Math.max(
-          1,
-          Math.min(AHEAD, 2 * ahead, Math.floor(AHEAD_MS * next.length / (now - began))),
-        );}
+      const inTime = first ? 1 : Math.floor(AHEAD_MS * next.length / (now - began));
+      ahead = Math.max(1, Math.min(AHEAD, first ? 1 : 2 * ahead, inTime));
       if (next.some(takes)) break;
       position += next.length;
       if (position > capacity) break;
