@@ -8,9 +8,14 @@ import {
   type MatmulKernel,
   type Piece,
 } from "../../lib/tensor/ops/matmul_kernel.ts";
-import { vectorLanes } from "../../lib/tensor/ops/matmul_texture.ts";
+import { gemvQuantized, quantize } from "../../lib/quant/mod.ts";
+import { product } from "../../lib/tensor/ops/linear.ts";
+import { holdTextures, vectorLanes } from "../../lib/tensor/ops/matmul_texture.ts";
 import { scope, type Tensor, tensor } from "../../lib/tensor/tensor.ts";
+import { warmDevice } from "../model/tiny.ts";
 import { gpuTest, randoms } from "../gpu_helper.ts";
+
+await warmDevice();
 
 const TYPES = ["f32", "f16", "bf16"] as const;
 type Type = typeof TYPES[number];
@@ -123,3 +128,44 @@ gpuTest("gemv: the check catches a column that is left out", async () => {
     /at \[0, 0\]/,
   );
 });
+
+gpuTest(
+  "textures of base weights are held while that is asked for, give the same products, and go",
+  async () => {
+    const x = tensor(randoms(576, 1), [1, 576]);
+    const base = tensor(randoms(128 * 576, 2), [128, 576], "f32", "base");
+    const changing = tensor(randoms(128 * 576, 2), [128, 576], "f32", "adapter");
+    const q = quantize(base);
+    const live = () => gpu().pool.report().liveBytes;
+    const products = async () => {
+      const y = scope(() => ({
+        dense: product("nt", x, base),
+        other: product("nt", x, changing),
+        nf4: gemvQuantized(x, q),
+      }));
+      const read = await Promise.all(Object.values(y).map((t) => t.data()));
+      Object.values(y).forEach((t) => t.dispose());
+      return read;
+    };
+    const plain = await products(), before = live();
+    {
+      using _outer = holdTextures();
+      assert.deepEqual(await products(), plain, "made to be held");
+      const held = live();
+      // 64 rows of 576: in f32 9216 texels, in 4 bits 1152, and 144 scales; heights are powers of two
+      const bytes = 2048 * 16 * (8 + 1 + 1);
+      assert.equal(held - before, vectorLanes(gpu()) > 0 ? bytes : 0);
+      {
+        using _inner = holdTextures();
+        assert.deepEqual(await products(), plain, "held");
+      }
+      assert.equal(live(), held, "the outer holder is still there");
+      changing.write(new Float32Array(128 * 576));
+      const [dense, other, nf4] = await products();
+      assert.deepEqual([dense, nf4], [plain[0], plain[2]]);
+      assert.ok(other!.every((v) => v === 0), "what may change is read anew");
+    }
+    assert.equal(live(), before);
+    for (const t of [x, base, changing, q]) t.dispose();
+  },
+);

@@ -117,7 +117,10 @@ export function heldTexture(
   if (known) return use(known);
   const texture = make();
   use(texture);
-  if (!kept || kept.bytes + texture.size > HELD_BYTES) return pool.release(texture);
+  // of a budget, most is left to what must be there
+  if (!kept || kept.bytes + texture.size > Math.min(HELD_BYTES, pool.room() / 4)) {
+    return pool.release(texture);
+  }
   kept.textures.set(key, texture);
   kept.bytes += texture.size;
 }
