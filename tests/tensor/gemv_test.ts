@@ -152,8 +152,8 @@ gpuTest(
       using _outer = holdTextures();
       assert.deepEqual(await products(), plain, "made to be held");
       const held = live();
-      // 64 rows of 576: in f32 9216 texels, in 4 bits 1152, and 144 scales; heights are powers of two
-      const bytes = 2048 * 16 * (8 + 1 + 1);
+      // 128 rows of 576: in f32 18432 texels, in 4 bits 2304, and 288 of scales; heights are powers of two
+      const bytes = 2048 * 16 * (16 + 2 + 1);
       assert.equal(held - before, vectorLanes(gpu()) > 0 ? bytes : 0);
       {
         using _inner = holdTextures();
