@@ -26,14 +26,9 @@ export interface GemvTiling {
   size: number;
 }
 
-/**
- * On processors every lane's access counts by itself (measured on llvmpipe), and with few rows of the weight (LoRA's A)
- * lanes share them, so that all lanes and cores have work: 0.7 of the time at 16 rows. On GPUs neighbours should read
- * neighbours.
- */
-export function gemvTiling(rows: number): GemvTiling {
-  if (adapterKind(gpu()) === "gpu") return { lanes: 16, rows: 4, size: 64 };
-  return { lanes: rows <= 32 ? 8 : 1, rows: 8, size: 8 };
+/** On processors every lane's access counts by itself (measured on llvmpipe); on GPUs neighbours should read neighbours. */
+export function gemvTiling(): GemvTiling {
+  return adapterKind(gpu()) === "gpu" ? { lanes: 16, rows: 4, size: 64 } : { lanes: 1, rows: 8, size: 8 };
 }
 
 /** Whether a product is one for these kernels: x wᵀ with few rows. */
@@ -50,9 +45,8 @@ export function fitsQuads({ K, wKind }: Pick<Piece, "K" | "wKind">): boolean {
 }
 
 /** Launches a product from buffers. */
-export function launchGemv(piece: Piece, tiling?: GemvTiling): void {
+export function launchGemv(piece: Piece, { lanes, rows, size }: GemvTiling = gemvTiling()): void {
   const { M, N, K, wKind, x, w, y, y0, ldy, alpha, accumulate } = piece;
-  const { lanes, rows, size } = tiling ?? gemvTiling(N);
   const { groups } = grid1d(Math.ceil(N / (size / lanes * rows)), 1);
   gpu().kernels.launch(kernel, {
     consts: { W_KIND: wKind, SIZE: size, M, LANES: lanes, ROWS: rows },
