@@ -6,15 +6,17 @@
  *
  * A ratio of 1.10 says: a tenth more time than dense. All are timed in turns; ratios and times are medians. Shapes of
  * more than `--budget` GFLOP are left out. Beside what is chosen stand the ways of `--kernels` (`QuantizedKernel`) that
- * take the weight; one row has kernels of its own.
+ * take the weight; one row has kernels of its own. A few rows run as in generation, which on llvmpipe keeps the textures
+ * of weights from token to token.
  * @module
  */
 import { gpu, openGpu } from "../lib/gpu/mod.ts";
 import { baseBackward, baseForward } from "../lib/model/linear.ts";
-import { matmulQuantized, quantize, type QuantizedKernel } from "../lib/quant/mod.ts";
+import { GEMV_MAX_ROWS, matmulQuantized, quantize, type QuantizedKernel } from "../lib/quant/mod.ts";
 import { quantizedFits } from "../lib/quant/matmul.ts";
 import { empty, scope, tensor } from "../lib/tensor/tensor.ts";
 import { matmulInto } from "../lib/tensor/ops/matmul_kernel.ts";
+import { holdTextures } from "../lib/tensor/ops/matmul_texture.ts";
 import { interleave } from "./interleave.ts";
 import { option, row } from "./report.ts";
 import { LAYERS } from "./shapes.ts";
@@ -38,10 +40,11 @@ console.log(
 for (const [model, layers] of Object.entries(LAYERS)) {
   if (!models.some((name) => model.startsWith(name))) continue;
   for (const [name, n, k] of layers) {
-    using w = tensor(numbers(n * k, 1), [n, k]);
+    using w = tensor(numbers(n * k, 1), [n, k], "f32", "base");
     using q = quantize(w);
     for (const m of rows) {
       if (2e-9 * m * n * k > budget) continue;
+      using _held = m <= GEMV_MAX_ROWS ? holdTextures() : undefined;
       using x = tensor(numbers(m * k, 2), [m, k]);
       using dy = tensor(numbers(m * n, 3), [m, n]);
       using y = empty([m, n]);

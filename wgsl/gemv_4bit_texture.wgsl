@@ -1,7 +1,7 @@
 // y[m, n] = sum over k of x[m, k] * w[n, k] for a few rows of x and a 4-bit weight, on processors that run WGSL in vector
 // lanes (llvmpipe): the codes come through a texture, whose loads are gathered for all lanes at once.
 // x: [M, K] as four f32 a texel; w: codes as in dequantize_4bit.wgsl, 32 a texel; texel i lies at (i % 2048, i / 2048).
-// absmax, scales, map: as in dequantize_4bit.wgsl. y: [M, N]. K is a multiple of 32, so a texel lies in one block.
+// scales: one f32 a block, four a texel. y: [M, N]. K is a multiple of 32, so a texel of w lies in one block.
 // Grid: one workgroup is one subgroup, a lane ROWS rows of w, LANES apart. Lanes hand each other x by shuffles, and the
 // code book too where a shuffle is one instruction (SHUFFLE: 8 lanes). Rows past the end are not stored.
 struct Params {
@@ -10,18 +10,15 @@ struct Params {
   begin: u32,       // first row of w in this launch
   end: u32,         // and the row after the last
   first: u32,       // number of texel 0 of w in the whole tensor
-  first_scale: u32, // number of the scale (NESTED: of the group of four) that absmax[0] is
+  first_scale: u32, // number of the block whose scale comes first
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var x: texture_2d<f32>;
 @group(0) @binding(2) var w: texture_2d<u32>;
-@group(0) @binding(3) var<storage, read> absmax: array<u32>;
-@group(0) @binding(4) var<storage, read> scales: array<f32>;
-@group(0) @binding(5) var<storage, read> map: array<f32>;
-@group(0) @binding(6) var<storage, read_write> y: array<f32>;
+@group(0) @binding(3) var scales: texture_2d<f32>;
+@group(0) @binding(4) var<storage, read_write> y: array<f32>;
 
 const BLOCK: u32 = 64u;
-const NESTED: bool = false;
 const SHUFFLE: bool = false;
 const LANES: u32 = 8u;
 const M: u32 = 1u;
@@ -75,13 +72,11 @@ fn decode(code: u32, book: vec2<f32>) -> f32 {
   return select(low(code), high(code), (code & 8u) != 0u);
 }
 
-fn scale_of(texel: u32) -> f32 {
-  let block = texel / (BLOCK / 32u);
-  if (NESTED) {
-    let q = (absmax[block / 4u - p.first_scale] >> (8u * (block % 4u))) & 255u;
-    return map[q] * scales[1u + block / 256u] + scales[0];
-  }
-  return bitcast<f32>(absmax[block - p.first_scale]);
+fn scale_of(i: u32) -> f32 {
+  let block = i / (BLOCK / 32u) - p.first_scale;
+  let s = textureLoad(scales, texel(block / 4u), 0);
+  let odd = (block & 1u) != 0u;
+  return select(select(s.x, s.y, odd), select(s.z, s.w, odd), (block & 2u) != 0u);
 }
 
 @compute @workgroup_size(LANES)

@@ -1,5 +1,6 @@
 // Blockwise 4-bit quantization: absmax = max |x| of a block, code = rank of x * (1 / absmax) among the thresholds.
-// x: [n] f32, words: eight codes each (element 2k in the high nibble of byte k), absmax: one f32 a block.
+// x: [n] f32, or two 16-bit numbers a word; words: eight codes each (element 2k in the high nibble of byte k);
+// absmax: one f32 a block.
 // Grid: one invocation a block of BLOCK elements. The reciprocal is divided out in integers, because WGSL's
 // division may be off by 2.5 ulp and a code would flip; everything else here is exact or rounded once.
 struct Params {
@@ -9,11 +10,12 @@ struct Params {
   first_block: u32, // where its scales begin in absmax
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read> x: array<u32>;
 @group(0) @binding(2) var<storage, read_write> words: array<u32>;
 @group(0) @binding(3) var<storage, read_write> absmax: array<f32>;
 
 const BLOCK: u32 = 64u;
+const X_KIND: u32 = 0u;  // 0 f32, 1 f16, 2 bf16
 // FP4: seven thresholds for |x|, and bit 3 of the code is the sign
 const MAGNITUDE: bool = false;
 // with it, the code of each rank, four bits a rank
@@ -34,6 +36,16 @@ const T11: f32 = 0.38931253552436829;
 const T12: f32 = 0.50166344642639160;
 const T13: f32 = 0.64278692007064819;
 const T14: f32 = 0.8614784479141235;
+
+// element i as the bits of an f32. f16 in integers too: what unpack2x16float makes of subnormals is left open.
+fn bits_of(i: u32) -> u32 {
+  if (X_KIND == 0u) { return x[i]; }
+  let h = (x[i / 2u] >> (16u * (i & 1u))) & 0xffffu;
+  if (X_KIND == 2u) { return h << 16u; }
+  let magnitude = h & 0x7fffu;
+  let normal = (magnitude << 13u) + select(0x38000000u, 0x70000000u, magnitude >= 0x7c00u);
+  return ((h & 0x8000u) << 16u) | select(normal, bitcast<u32>(f32(magnitude) * 0x1p-24f), magnitude < 0x400u);
+}
 
 // 1 / v, rounded to nearest: 2^47 divided by v's 24-bit significand, bit by bit. 0 for what has no normal inverse.
 fn reciprocal(bits: u32) -> f32 {
@@ -74,7 +86,7 @@ fn quantize(@builtin(global_invocation_id) id: vec3<u32>) {
   let end = min(p.n, begin + BLOCK);
   // as integers, the bits of |x| order like the numbers, and NaN comes out on top
   var largest = 0u;
-  for (var i = begin; i < end; i++) { largest = max(largest, bitcast<u32>(x[i]) & 0x7fffffffu); }
+  for (var i = begin; i < end; i++) { largest = max(largest, bits_of(i) & 0x7fffffffu); }
   if (largest < 0x800000u) { largest = 0u; } // subnormal: counts as zero everywhere
   absmax[p.first_block + block] = bitcast<f32>(largest);
   let inverse = reciprocal(largest);
@@ -82,7 +94,7 @@ fn quantize(@builtin(global_invocation_id) id: vec3<u32>) {
     var word = 0u;
     for (var k = 0u; k < 8u; k++) { // @unroll
       var v = 0.0;
-      if (i + k < end) { v = x[i + k] * inverse; }
+      if (i + k < end) { v = bitcast<f32>(bits_of(i + k)) * inverse; }
       word |= encode(v) << ((k ^ 1u) * 4u);
     }
     words[p.first_word + i / 8u] = word;

@@ -36,6 +36,8 @@ export function quantizedSource(source: TensorSource): TensorSource {
     path: source.path,
     tensors,
     readBytes: (name, start, end) => source.readBytes(name, start, end),
+    readPlain: (name, into, start) =>
+      !tensors.get(name)?.quantized && (source.readPlain?.(name, into, start) ?? false),
     readQuantState: (name) => readQuantState(source, name),
     close: () => source.close(),
     readF32(name, start = 0, end) {

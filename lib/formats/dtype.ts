@@ -182,6 +182,49 @@ export function decodeToF32(dtype: StoredDtype, bytes: Uint8Array, out: Float32A
   }
 }
 
+/** Of a word of numbers: the bits of their exponents, each exponent's lowest bit, and the bit above its highest. */
+const EXPONENTS = {
+  F32: { all: 0x7f800000, lowest: 0x00800000, above: 0x80000000 },
+  F16: { all: 0x7c007c00, lowest: 0x04000400, above: 0x80008000 },
+  BF16: { all: 0x7f807f80, lowest: 0x00800080, above: 0x80008000 },
+} as const;
+
+/** Types whose stored bytes devices read as they are. */
+export type PlainDtype = keyof typeof EXPONENTS;
+
+/** Whether it is one of them. */
+export function isPlain(dtype: string): dtype is PlainDtype {
+  return Object.hasOwn(EXPONENTS, dtype);
+}
+
+/**
+ * Index of the first number that is NaN or infinite, or -1. Its exponent is all ones, so that one more carries beyond it;
+ * two 16-bit numbers are seen at a time.
+ *
+ * @param bytes little-endian numbers, beginning on a multiple of 4 bytes
+ * @example
+ * ```ts
+ * import { bytesOf, f32ToBf16, nonFinite } from "./dtype.ts";
+ * if (nonFinite("BF16", bytesOf(f32ToBf16(Float32Array.of(1, -2, Infinity)))) !== 2) throw new Error("the third");
+ * if (nonFinite("F32", bytesOf(Float32Array.of(3e38))) !== -1) throw new Error("large, but a number");
+ * ```
+ */
+export function nonFinite(dtype: PlainDtype, bytes: Uint8Array): number {
+  const { all, lowest, above } = EXPONENTS[dtype];
+  const { buffer, byteOffset, length } = bytes;
+  const words = new Int32Array(buffer, byteOffset, length >> 2);
+  let carried = 0;
+  for (let i = 0; i < words.length; i++) carried |= (words[i]! & all) + lowest;
+  const numbers = dtype === "F32"
+    ? new Uint32Array(buffer, byteOffset, length >> 2)
+    : new Uint16Array(buffer, byteOffset, length >> 1);
+  const exponent = dtype === "F32" ? all : all & 0xffff;
+  // the last of an odd count is in no word
+  const from = (carried & above) !== 0 ? 0 : words.length * 4 / numbers.BYTES_PER_ELEMENT;
+  for (let i = from; i < numbers.length; i++) if ((numbers[i]! & exponent) === exponent) return i;
+  return -1;
+}
+
 /** The bytes behind any typed array or DataView, without a copy. */
 export function bytesOf(view: ArrayBufferView): Uint8Array<ArrayBuffer> {
   return new Uint8Array(view.buffer as ArrayBuffer, view.byteOffset, view.byteLength);

@@ -36,7 +36,10 @@ export {
   f16ToF32,
   f32ToBf16,
   f32ToF16,
+  isPlain,
   isStoredDtype,
+  nonFinite,
+  type PlainDtype,
   type StoredDtype,
 } from "./dtype.ts";
 export { isFile, isObject, makeOutputFolder, readTextIfThere, writeText } from "./file.ts";

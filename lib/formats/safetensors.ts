@@ -4,7 +4,7 @@
  */
 import { join } from "@std/path";
 import { NibbleError } from "../errors.ts";
-import { decodeToF32, DTYPE_BYTES } from "./dtype.ts";
+import { decodeToF32, DTYPE_BYTES, isPlain } from "./dtype.ts";
 import { CHUNK_BYTES, isObject, openFile, type RandomAccessFile, readObjectIfThere } from "./file.ts";
 import { readSafetensorsHeader, type StoredTensor } from "./safetensors_header.ts";
 import { elementCount, type TensorInfo, type TensorSource } from "./source.ts";
@@ -160,6 +160,13 @@ function makeSource(
       const out = new Uint8Array(last - start);
       file.readInto(out, info.offset + start);
       return out;
+    },
+    readPlain(name, into, start) {
+      const { info, file } = find(name);
+      if (!isPlain(info.dtype)) return false;
+      checkRange(path, name, start, start + into.length, info.bytes);
+      if (into.length > 0) file.readInto(into, info.offset + start);
+      return true;
     },
     close() {
       for (const f of files) f.close();

@@ -33,6 +33,11 @@ export interface TensorSource {
   readF32(name: string, start?: number, end?: number): Float32Array<ArrayBuffer>;
   /** Bytes `[start, end)` exactly as stored. */
   readBytes(name: string, start?: number, end?: number): Uint8Array<ArrayBuffer>;
+  /**
+   * Fills `into` from byte `start` of a tensor whose stored bytes are its numbers: F32, F16 or BF16, as its `dtype` says.
+   * False, and nothing is read, for any other; an empty `into` asks. Absent: of no tensor.
+   */
+  readPlain?(name: string, into: Uint8Array, start: number): boolean;
   /** Codes and scales of a weight that is stored `quantized`, for use without decoding. */
   readQuantState?(name: string): QuantState;
   /** Close the files. Reading afterwards is an error. */

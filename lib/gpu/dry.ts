@@ -40,6 +40,7 @@ export async function rehearse(
     uniforms: buffer,
     uniformSlot: () => 0,
     ...{ launch: none, copy: none, copyToTexture: none, clear: none, write: none, flush: none },
+    wait: none,
     fence: () => Promise.resolve(),
     read: (ranges) => Promise.resolve(ranges.map((r) => new ArrayBuffer(r.bytes))),
     reader: () => ({ read: () => Promise.resolve(new Uint8Array()), dispose: none }),

@@ -78,6 +78,8 @@ export interface BufferPool {
   acquireTexture(shape: TextureShape, kind: BufferKind): GpuTexture;
   release(lent: GpuBuffer | GpuTexture): void;
   report(): MemoryReport;
+  /** Bytes that may be lent beside those that are. */
+  room(): number;
   /** Starts a new peak measurement at the present state. */
   resetPeak(): void;
   /** Destroys what is idle. */
@@ -232,6 +234,7 @@ export function createPool(
       heldPeakBytes = liveBytes + idleBytes;
       atPeak = { ...live };
     },
+    room: () => budget - liveBytes,
     report: () => ({
       live: { ...live },
       atPeak: { ...atPeak },

@@ -43,6 +43,11 @@ export interface CommandStream {
   flush(): void;
   /** Submits and waits until the device is idle (at least 10 ms in Deno; the thread is frozen meanwhile). */
   fence(): Promise<void>;
+  /**
+   * Submits and waits as {@link CommandStream.fence} does, without giving the thread away. It bounds what writes keep on
+   * the host until the device has taken it.
+   */
+  wait(): void;
   /** Reads ranges in one batch, one copy and one map for all. */
   read(ranges: readonly { buffer: GpuBuffer; offset: number; bytes: number }[]): Promise<ArrayBuffer[]>;
   /** A mappable buffer of `bytes`, kept for readbacks that recur. */
@@ -169,6 +174,11 @@ export function createStream(device: GPUDevice, check: () => void, sliceDispatch
       await queue.onSubmittedWorkDone();
       counters.fences++;
       check();
+    },
+    wait() {
+      flush();
+      // Deno polls the device until it is idle before it returns the promise
+      queue.onSubmittedWorkDone();
     },
     async read(ranges) {
       const offsets: number[] = [];

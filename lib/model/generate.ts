@@ -3,11 +3,13 @@
  * @module
  */
 import { NibbleError } from "../errors.ts";
-import { gpu } from "../gpu/mod.ts";
+import { type BufferRange, gpu } from "../gpu/mod.ts";
+import { argmax } from "../tensor/ops/argmax.ts";
 import { attentionDecode, writeCache } from "../tensor/ops/attention.ts";
 import { gatherRows } from "../tensor/ops/embedding.ts";
+import { holdTextures } from "../tensor/ops/matmul_texture.ts";
 import { noGrad } from "../tensor/tape.ts";
-import { empty, keep, scope, type Tensor, tensor } from "../tensor/tensor.ts";
+import { empty, keep, scope, Tensor, tensor } from "../tensor/tensor.ts";
 import { applyNorm, blockForward, type Pass } from "./block.ts";
 import { applyHead, embed, type Model } from "./model.ts";
 import { randomNumbers, sampleToken, type SamplingOptions } from "./sample.ts";
@@ -18,6 +20,8 @@ export interface GenerateOptions extends SamplingOptions {
   max_new_tokens?: number;
   /** Tokens that end the text; default the config's `eos_token_id`. */
   eos_token_id?: readonly number[];
+  /** Keep weights in the form that generation reads, up to 512 MiB, while it lasts (llvmpipe); default true. */
+  holdWeights?: boolean;
   /** Called with every token as it is chosen. */
   onToken?: (id: number) => void;
   /** Ends the text after the token in progress; the reason is then `aborted`. */
@@ -40,9 +44,15 @@ export interface Generation {
 const IDLE = 2;
 /** Prompt tokens handled at a time. */
 const PREFILL = 256;
+/**
+ * Tokens chosen on the device between two readbacks, of which each costs 10 ms in Deno: at most so many, and what comes in
+ * this time, since they reach the reader together and those after a stop token are for nothing.
+ */
+const AHEAD = 16, AHEAD_MS = 250;
 
 /**
- * Continues a prompt. The prompt runs in pieces of 256 tokens, then one token at a time over the cache.
+ * Continues a prompt. The prompt runs in pieces of 256 tokens, then one token at a time over the cache. Where the
+ * likeliest token is taken as it is, the device chooses it and goes on; the host reads several at once.
  *
  * @throws NibbleError `model/too-long` when prompt and text exceed the positions the model was loaded for
  */
@@ -71,9 +81,11 @@ export async function generate(
   const constants = new Map<object, Record<string, Tensor>>();
   const stops = new Set(options.eos_token_id ?? config.eos_token_id);
   const random = randomNumbers(options.seed ?? 0);
+  const greedy = (options.temperature ?? 0) <= 0 && (options.repetition_penalty ?? 1) === 1;
   const ids: number[] = [];
+  using _held = options.holdWeights ?? true ? holdTextures() : undefined;
   const started = performance.now();
-  let prefilled = started;
+  let prefilled = started, began = started;
   let reason: Generation["reason"] = "length";
   try {
     /** Runs the tokens from position `start` on, which end the sequence. */
@@ -92,24 +104,51 @@ export async function generate(
       }
       return row!;
     };
-    let row = feed(prompt, 0);
-    for (let position = prompt.length;; position++) {
-      const scores = await row.data();
+    /** The token at `position` by its logits, and up to `most - 1` after it. */
+    const choose = async (row: Tensor, position: number, most: number): Promise<number[]> => {
+      if (!greedy) {
+        const scores = await row.data();
+        row.dispose();
+        return [sampleToken(scores, [...prompt, ...ids], options, random)];
+      }
+      const chosen = [argmax(row)];
       row.dispose();
-      if (ids.length === 0) prefilled = performance.now();
-      const id = sampleToken(scores, [...prompt, ...ids], options, random);
+      try {
+        for (let at = position; chosen.length < most && at < capacity; at++) {
+          if (model.rope?.renews(at + 1)) break;
+          const next = advance(model, chosen.at(-1)!, at, at + 1, caches, constants);
+          chosen.push(argmax(next));
+          next.dispose();
+        }
+        const read = await gpu().stream.read(chosen.map((t) => t.range as Required<BufferRange>));
+        return read.map((bytes) => new Uint32Array(bytes)[0]!);
+      } finally {
+        chosen.forEach((t) => t.dispose());
+      }
+    };
+    /** Takes a token up; true when it is the last. */
+    const takes = (id: number): boolean => {
       if (stops.has(id)) {
         reason = "stop";
-        break;
+        return true;
       }
       ids.push(id);
       options.onToken?.(id);
-      if (options.signal?.aborted) {
-        reason = "aborted";
-        break;
-      }
-      if (ids.length >= wanted || position >= capacity) break;
-      row = model.rope?.renews(position + 1) ? feed([...prompt, ...ids], 0) : feed([id], position);
+      if (options.signal?.aborted) reason = "aborted";
+      return reason === "aborted" || ids.length >= wanted;
+    };
+    let ahead = 1;
+    for (let row = feed(prompt, 0), position = prompt.length;;) {
+      const next = await choose(row, position, Math.min(ahead, wanted - ids.length));
+      const first = ids.length === 0, now = performance.now();
+      if (first) prefilled = now;
+      const inTime = first ? 1 : Math.floor(AHEAD_MS * next.length / (now - began));
+      ahead = Math.max(1, Math.min(AHEAD, first ? 1 : 2 * ahead, inTime));
+      if (next.some(takes)) break;
+      position += next.length;
+      if (position > capacity) break;
+      began = now;
+      row = model.rope?.renews(position) ? feed([...prompt, ...ids], 0) : feed([ids.at(-1)!], position - 1);
     }
   } finally {
     for (const owned of [...caches, ...constants.values()]) Object.values(owned).forEach((t) => t.dispose());
@@ -129,7 +168,7 @@ export async function generate(
  */
 function advance(
   model: Model,
-  ids: readonly number[],
+  ids: readonly number[] | Tensor,
   start: number,
   length: number,
   caches: readonly { k: Tensor; v: Tensor }[],
@@ -139,10 +178,11 @@ function advance(
   const { num_attention_heads: heads, num_key_value_heads: kvHeads, head_dim: headDim } = c;
   return noGrad(() =>
     keep(scope(() => {
-      const positionIds = Uint32Array.from(ids, (_, i) => start + i);
+      const rows = ids instanceof Tensor ? ids.size : ids.length;
+      const positionIds = Uint32Array.from({ length: rows }, (_, i) => start + i);
       const pass: Pass = {
         context: { dropoutSeed: undefined, constants },
-        positions: tensor(positionIds, [ids.length]),
+        positions: tensor(positionIds, [rows]),
         table: model.rope?.forLength(length),
         attend(i, q, k, v) {
           const { k: kCache, v: vCache } = caches[i]!;
@@ -152,7 +192,7 @@ function advance(
           return attentionDecode({ q, kCache, vCache, start, heads, kvHeads, headDim, window, scale });
         },
       };
-      let x = embed(model, Uint32Array.from(ids), positionIds);
+      let x = embed(model, ids instanceof Tensor ? ids : Uint32Array.from(ids), positionIds);
       model.blocks.forEach((block, i) => x = scope(() => blockForward(c, block, i, x, pass)));
       const n = applyNorm(c, x, model.norm);
       return applyHead(model, n.rows === 1 ? n : gatherRows(n, Uint32Array.of(n.rows - 1)));

@@ -15,6 +15,7 @@ import {
 } from "../quant/mod.ts";
 import { empty, keep, scope, type Tensor, tensor } from "../tensor/tensor.ts";
 import { blockOf, normOf } from "./block.ts";
+import { chunks, inF32, type Reading, reusable, written } from "./chunks.ts";
 import { type ModelConfig, readConfig } from "./config.ts";
 import type { LinearLayer } from "./linear.ts";
 import type { LoadSummary, Model } from "./model.ts";
@@ -51,9 +52,6 @@ export interface BuildOptions {
   onProgress?: (done: number, total: number) => void;
 }
 
-/** Host bytes of weights in flight: what loading needs above the file's own mapping. */
-const CHUNK_ELEMENTS = 2 ** 20;
-
 /**
  * Puts a model on the device from named tensors. Each tensor is read in chunks of 4 MiB, checked for NaN, and
  * quantized or written at once, so host memory does not grow with the model.
@@ -87,7 +85,12 @@ export function buildModel(
     bytes: 0,
     seconds: 0,
   };
-  const advance = (n: number) => options.onProgress?.(done += n, total);
+  const reading: Reading = {
+    source,
+    rehearsal: options.rehearsal ?? false,
+    ...{ chunk: reusable(), decoded: reusable(), inFlight: 0 },
+    advance: (n) => options.onProgress?.(done += n, total),
+  };
   const dispose = () => {
     for (const t of dense.values()) t.dispose();
     for (const l of linears.values()) l.weight.dispose();
@@ -99,15 +102,13 @@ export function buildModel(
       ? source.tensors.get(name)!.quantized !== undefined
       : options.quantization !== undefined && !skipped;
     if (quantizable && inFour) {
-      const weight = stored ? loadStored(name, source, options) : loadQuantized(
-        name,
-        shape as [number, number],
-        source,
-        options.quantization!,
-        advance,
-        options.rehearsal,
-      );
-      if (stored) advance(count(shape));
+      const weight = stored
+        ? loadStored(name, source, options)
+        : loadQuantized(name, shape as [number, number], reading, options.quantization!);
+      if (stored) {
+        reading.advance(count(shape));
+        written(reading, weight.bytes);
+      }
       linears.set(module, {
         module,
         shape: shape as [number, number],
@@ -120,7 +121,7 @@ export function buildModel(
       summary.quantizedBytes += weight.bytes;
       summary.bytes += weight.bytes;
     } else {
-      const t = loadDense(name, shape, source, options, advance);
+      const t = loadDense(name, shape, reading, options);
       summary.bytes += t.bytes;
       if (linear) {
         summary.denseLayers++;
@@ -242,50 +243,18 @@ function count(shape: readonly number[]): number {
   return shape.reduce((a, b) => a * b, 1);
 }
 
-/** Reads a tensor in chunks of whole rows, a multiple of 64 of them, and refuses NaN and infinities. */
-function* chunks(
-  name: string,
-  shape: readonly number[],
-  source: TensorSource,
-  rehearsal = false,
-): Generator<[number, Float32Array<ArrayBuffer>]> {
-  const columns = shape.at(-1)!;
-  const rows = count(shape) / columns;
-  const step = Math.max(64, Math.floor(CHUNK_ELEMENTS / columns / 64) * 64);
-  const blank = rehearsal ? new Float32Array(Math.min(rows, step) * columns) : undefined;
-  for (let row = 0; row < rows; row += step) {
-    const end = Math.min(rows, row + step);
-    if (blank) {
-      yield [row, blank.subarray(0, (end - row) * columns)];
-      continue;
-    }
-    const values = source.readF32(name, row * columns, end * columns);
-    for (let i = 0; i < values.length; i++) {
-      if (!Number.isFinite(values[i])) {
-        throw new NibbleError("model/nan", `'${name}' holds ${values[i]} at element ${row * columns + i}`, {
-          where: source.path,
-          remedy: "The file is damaged or was saved from a diverged run; fetch it again.",
-        });
-      }
-    }
-    yield [row, values];
-  }
-}
-
-function loadDense(
-  name: string,
-  shape: readonly number[],
-  source: TensorSource,
-  options: BuildOptions,
-  advance: (n: number) => void,
-): Tensor {
+function loadDense(name: string, shape: readonly number[], reading: Reading, options: BuildOptions): Tensor {
+  const { source, rehearsal } = reading;
   const dtype = frozenType(shape, source.tensors.get(name)!.dtype, options.torch_dtype);
   const t = options.allocate?.(name, shape) ?? keep(empty(shape, dtype, "base"));
   t.name = name;
   try {
-    for (const [row, values] of chunks(name, shape, source, options.rehearsal)) {
-      if (!options.rehearsal) t.write(encodeAs(t.dtype, values, name, source.path), row * t.columns);
-      advance(values.length);
+    for (const chunk of chunks(name, shape, reading)) {
+      if (rehearsal) continue;
+      const values = chunk.dtype === t.dtype
+        ? chunk.values
+        : encodeAs(t.dtype, inF32(chunk, reading), name, source.path);
+      t.write(values, chunk.row * t.columns);
     }
   } catch (error) {
     t.dispose();
@@ -297,18 +266,13 @@ function loadDense(
 function loadQuantized(
   name: string,
   shape: [number, number],
-  source: TensorSource,
+  reading: Reading,
   config: QuantizationConfig,
-  advance: (n: number) => void,
-  rehearsal: boolean | undefined,
 ): QuantizedTensor {
   const q = createQuantized(shape, config);
   try {
-    for (const [row, values] of chunks(name, shape, source, rehearsal)) {
-      scope(() =>
-        quantizeRows(q, row, tensor(values, [values.length / shape[1], shape[1]], "f32", "scratch"))
-      );
-      advance(values.length);
+    for (const { row, rows, dtype, values } of chunks(name, shape, reading)) {
+      scope(() => quantizeRows(q, row, tensor(values, [rows, shape[1]], dtype, "scratch")));
     }
     finishQuantized(q);
   } catch (error) {

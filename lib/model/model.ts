@@ -3,12 +3,12 @@
  * @module
  */
 import { attention } from "../tensor/ops/attention.ts";
-import { embedding } from "../tensor/ops/embedding.ts";
+import { embedding, lookUpRows } from "../tensor/ops/embedding.ts";
 import { add, scale } from "../tensor/ops/pointwise.ts";
 import { type RouterBalance, routerBalance } from "../tensor/ops/router_balance.ts";
 import { uniformNoise } from "../tensor/ops/uniform_noise.ts";
 import { checkpoint, recording } from "../tensor/tape.ts";
-import { scope, type Tensor, tensor } from "../tensor/tensor.ts";
+import { scope, Tensor, tensor } from "../tensor/tensor.ts";
 import { applyNorm, type Block, blockForward, type Norm, type Pass } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
 import { applyLinear, type LinearLayer, type Watch } from "./linear.ts";
@@ -163,14 +163,18 @@ function onlyResult(work: (x: Tensor) => Tensor, x: Tensor): Tensor {
   return y;
 }
 
-/** What enters the first block: embedded tokens, and learned positions where the family has them; `[rows, C]`. */
+/**
+ * What enters the first block: embedded tokens, and learned positions where the family has them; `[rows, C]`.
+ *
+ * @param ids on the device for generation alone: then nothing is recorded
+ */
 export function embed(
   model: Model,
-  ids: Uint32Array,
+  ids: Uint32Array | Tensor,
   positionIds: Uint32Array,
   noise?: EmbeddingNoise,
 ): Tensor {
-  const plain = embedding(ids, model.embed);
+  const plain = ids instanceof Tensor ? lookUpRows(ids, model.embed) : embedding(ids, model.embed);
   // on the embedding's own output, as Transformers 4 hooks it: before Gemma scales it and GPT-2 adds positions
   const x = noise ? uniformNoise(plain, noise.magnitude, noise.seed) : plain;
   const scaled = model.config.family.scaledEmbedding ? scale(x, Math.sqrt(model.config.hidden_size)) : x;

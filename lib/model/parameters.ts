@@ -194,6 +194,10 @@ export function modelSource(source: TensorSource, specs: readonly ParameterSpec[
       return turned.values.slice(start, end);
     },
     readBytes: (name, start, end) => source.readBytes(places.get(name)!.stored, start, end),
+    readPlain(name, into, start) {
+      const { stored, spec } = places.get(name)!;
+      return !turns(spec, source.tensors.get(stored)!) && (source.readPlain?.(stored, into, start) ?? false);
+    },
     ...(source.readQuantState
       ? { readQuantState: (name: string) => source.readQuantState!(places.get(name)!.stored) }
       : {}),

@@ -142,6 +142,20 @@ export function dynamicMap(signed: boolean): Float32Array<ArrayBuffer> {
   return Float32Array.from(values).sort();
 }
 
+/**
+ * The 255 borders as a search tree for `quantize_8bit_texture.wgsl`: 85 nodes of three borders and a filler, by depth and
+ * from the left. Two digits of the code fall to each depth.
+ */
+export function thresholdTree(thresholds: Float32Array): Float32Array<ArrayBuffer> {
+  const nodes: number[] = [];
+  for (let span = 64; span >= 1; span /= 4) {
+    for (let from = 0; from < 256; from += 4 * span) {
+      nodes.push(...[1, 2, 3].map((k) => thresholds[from + k * span - 1]!), 0);
+    }
+  }
+  return Float32Array.from(nodes);
+}
+
 /** The 255 borders of an 8-bit map: a number's code is the count of borders strictly below it. */
 export function mapThresholds(map: Float32Array): Float32Array<ArrayBuffer> {
   return Float32Array.from(midpoints(map));

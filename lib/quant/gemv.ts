@@ -2,12 +2,13 @@
  * A few vectors times a 4-bit weight, for generation: the weight is read in its 4 bits and never written out.
  * @module
  */
-import { defineKernel, gpu, type GpuTexture } from "../gpu/mod.ts";
+import { type BufferRange, defineKernel, gpu, type GpuTexture } from "../gpu/mod.ts";
 import { grid1d } from "../tensor/grid.ts";
 import type { GemvTiling } from "../tensor/ops/gemv.ts";
-import { TEXTURE_BYTES, toTexture, vectorLanes } from "../tensor/ops/matmul_texture.ts";
+import { heldTexture, TEXTURE_BYTES, toTexture, vectorLanes } from "../tensor/ops/matmul_texture.ts";
 import { empty, shapeError, type Tensor } from "../tensor/tensor.ts";
 import source from "../../wgsl/gemv_4bit.wgsl" with { type: "text" };
+import scalesSource from "../../wgsl/decode_scales.wgsl" with { type: "text" };
 import textureSource from "../../wgsl/gemv_4bit_texture.wgsl" with { type: "text" };
 import {
   onProcessor,
@@ -18,6 +19,7 @@ import {
 } from "./quantized_tensor.ts";
 
 const kernel = defineKernel("gemv_4bit", source);
+const scalesKernel = defineKernel("decode_scales", scalesSource);
 const textureKernel = defineKernel("gemv_4bit_texture", textureSource);
 
 /** Most rows of `x` that {@link gemvQuantized} takes. */
@@ -66,7 +68,7 @@ export function gemvQuantized(
   }
   const y = empty([...x.shape.slice(0, -1), n]);
   const consts = {
-    ...{ BLOCK: q.blocksize, NESTED: q.nested !== undefined, M: m },
+    ...{ BLOCK: q.blocksize, M: m },
     ...valueConstants(q.codeBook),
   };
   const limit = tiling === "texture" ? Math.min(TEXTURE_BYTES, gpu().maxBinding) : gpu().maxBinding;
@@ -102,7 +104,10 @@ function launchBuffer(part: Part, { lanes, rows, size }: GemvTiling): void {
   const { groups } = grid1d(Math.ceil((end - begin) / (size / lanes * rows)), 1);
   gpu().kernels.launch(kernel, {
     entry: "gemv",
-    consts: { ...consts, LANES: lanes, ROWS: rows, SIZE: size, GROUP: groupOf(q, 8, [8, 4, 2, 1]) },
+    consts: {
+      ...{ ...consts, NESTED: q.nested !== undefined, LANES: lanes, ROWS: rows, SIZE: size },
+      GROUP: groupOf(q, 8, [8, 4, 2, 1]),
+    },
     params: {
       ...{ k: q.columns, n: q.rows, begin, end, row: groups[0] },
       ...{ first_word: words.first, first_scale: absmax.first },
@@ -116,15 +121,41 @@ function launchTexture(part: Part, x: GpuTexture): void {
   const { q, y, begin, end, consts } = part;
   const words = span(q.packed, begin * q.columns / 2, end * q.columns / 2), absmax = absmaxOf(part);
   const lanes = vectorLanes(gpu()), shuffle = lanes === 8, rows = shuffle ? 4 : 2;
-  const w = toTexture(words.range, "rgba32uint");
-  gpu().kernels.launch(textureKernel, {
-    consts: { ...consts, LANES: lanes, ROWS: rows, SHUFFLE: shuffle, GROUP: groupOf(q, 32, [4, 2, 1]) },
-    params: {
-      ...{ texels: q.columns / 32, n: q.rows, begin, end },
-      ...{ first: words.first / 4, first_scale: absmax.first },
-    },
-    bind: { x, w, absmax: absmax.range, ...scaleBindings(q), y: y.range },
-    groups: [Math.ceil((end - begin) / (lanes * rows))],
+  const launch = (w: GpuTexture, scales: GpuTexture) =>
+    gpu().kernels.launch(textureKernel, {
+      consts: { ...consts, LANES: lanes, ROWS: rows, SHUFFLE: shuffle, GROUP: groupOf(q, 32, [4, 2, 1]) },
+      params: {
+        ...{ texels: q.columns / 32, n: q.rows, begin, end },
+        ...{ first: words.first / 4, first_scale: (q.nested ? 4 : 1) * absmax.first },
+      },
+      bind: { x, w, scales, y: y.range },
+      groups: [Math.ceil((end - begin) / (lanes * rows))],
+    });
+  // decoded once for all tokens: in the kernel, four loads from storage buffers a block were a third of its time
+  const decoded = () => decodedScales(q, absmax);
+  heldTexture(
+    words.range,
+    "rgba32uint",
+    (w) =>
+      heldTexture(
+        absmax.range as Required<BufferRange>,
+        "rgba32float",
+        (scales) => launch(w, scales),
+        q.nested ? decoded : undefined,
+      ),
+  );
+}
+
+/** A texture of the f32 scales that stand as codes in a range of `q.absmax`. */
+function decodedScales(q: QuantizedTensor, { range, first }: ReturnType<typeof span>): GpuTexture {
+  const words = range.bytes! / 4, y = empty([words, 4], "f32", "scratch");
+  const { groups, row } = grid1d(Math.ceil(words / 64), 64);
+  gpu().kernels.launch(scalesKernel, {
+    params: { words, row, first: 4 * first },
+    bind: { absmax: range, ...scaleBindings(q), y: y.range },
+    groups,
   });
-  gpu().pool.release(w);
+  const texture = toTexture(y.range, "rgba32float");
+  y.dispose();
+  return texture;
 }

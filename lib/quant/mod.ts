@@ -19,11 +19,10 @@ export { type QuantState } from "./quant_state.ts";
 export {
   createQuantized,
   finishQuantized,
-  type NestedScales,
   quantize,
-  QuantizedTensor,
   type QuantizeOptions,
   quantizeRows,
   rowQuantum,
-} from "./quantized_tensor.ts";
+} from "./quantize.ts";
+export { type NestedScales, QuantizedTensor } from "./quantized_tensor.ts";
 export { fromQuantState, toQuantState } from "./transfer.ts";

@@ -1,34 +1,19 @@
 /**
- * 4-bit tensors on the device, and how numbers get into them.
+ * 4-bit tensors on the device; `quantize.ts` puts numbers into them.
  * @module
  */
 import { NibbleError } from "../errors.ts";
-import { type BufferRange, defineKernel, type Gpu, gpu } from "../gpu/mod.ts";
-import { grid1d } from "../tensor/grid.ts";
-import { sum } from "../tensor/ops/reduce.ts";
-import { noGrad } from "../tensor/tape.ts";
-import { empty, keep, scope, shapeError, Tensor, tensor } from "../tensor/tensor.ts";
-import source4 from "../../wgsl/quantize_4bit.wgsl" with { type: "text" };
-import source8 from "../../wgsl/quantize_8bit.wgsl" with { type: "text" };
+import { type BufferRange, type Gpu, gpu } from "../gpu/mod.ts";
+import { keep, type Tensor, tensor } from "../tensor/tensor.ts";
 import type { QuantState } from "./quant_state.ts";
-import { type CodeBook, codeBook, dynamicMap, mapThresholds, type QuantType } from "./code_books.ts";
-
-const quantize4 = defineKernel("quantize_4bit", source4);
-const quantize8 = defineKernel("quantize_8bit", source8);
-
-/** Settings of a 4-bit tensor. */
-export interface QuantizeOptions {
-  /** `bnb_4bit_quant_type`; default "nf4". */
-  quantType?: QuantType;
-  /** Numbers that share a scale: a power of two from 32 to 4096; default 64. */
-  blocksize?: number;
-  /** `bnb_4bit_use_double_quant`; default true. */
-  doubleQuant?: boolean;
-  /** Element type of the weight before, kept for export; default "float32". */
-  dtype?: QuantState["dtype"];
-  /** The parameter's name, for messages. */
-  name?: string;
-}
+import {
+  type CodeBook,
+  codeBook,
+  dynamicMap,
+  mapThresholds,
+  type QuantType,
+  thresholdTree,
+} from "./code_books.ts";
 
 /** Double quantization of the scales. */
 export interface NestedScales {
@@ -121,16 +106,17 @@ export class QuantizedTensor {
   }
 }
 
-const maps = new WeakMap<Gpu, { map: Tensor; thresholds: Tensor }>();
+const maps = new WeakMap<Gpu, { map: Tensor; thresholds: Tensor; tree: Tensor }>();
 
-/** The signed dynamic map and its thresholds on the open device, made once. */
-export function sharedMap(): { map: Tensor; thresholds: Tensor } {
+/** The signed dynamic map and its thresholds, in their order and as a search tree, on the open device, made once. */
+export function sharedMap(): { map: Tensor; thresholds: Tensor; tree: Tensor } {
   let known = maps.get(gpu());
   if (!known) {
-    const map = dynamicMap(true);
+    const map = dynamicMap(true), thresholds = mapThresholds(map);
     known = {
       map: keep(tensor(map, [256], "f32", "base")),
-      thresholds: keep(tensor(mapThresholds(map), [255], "f32", "base")),
+      thresholds: keep(tensor(thresholds, [255], "f32", "base")),
+      tree: keep(tensor(thresholdTree(thresholds), [85, 4], "f32", "base")),
     };
     maps.set(gpu(), known);
   }
@@ -168,159 +154,4 @@ export function checkBlocksize(blocksize: number, where: string): void {
       remedy: "Use a power of two from 32 to 4096; 64 is usual.",
     });
   }
-}
-
-/**
- * An empty 4-bit tensor, to be filled by {@link quantizeRows} and closed by {@link finishQuantized}.
- *
- * @throws NibbleError `quant/blocksize`, `quant/type`
- */
-export function createQuantized(shape: readonly number[], options: QuantizeOptions = {}): QuantizedTensor {
-  const { quantType = "nf4", blocksize = 64, doubleQuant = true, dtype = "float32", name } = options;
-  checkBlocksize(blocksize, name ?? `shape [${shape}]`);
-  const size = shape.reduce((a, b) => a * b, 1);
-  if (!(size > 0) || size > 2 ** 32) throw shapeError("quantize", `cannot quantize shape [${shape}]`);
-  const blocks = Math.ceil(size / blocksize);
-  const q = new QuantizedTensor({
-    shape: [...shape],
-    codeBook: codeBook(quantType),
-    blocksize,
-    dtype,
-    name,
-    packed: keep(empty([Math.ceil(size / 8)], "u32", "base")),
-    absmax: keep(empty([blocks], "f32", "base")),
-    nested: undefined,
-  });
-  if (doubleQuant) unfinished.add(q);
-  return q;
-}
-
-const unfinished = new WeakSet<QuantizedTensor>();
-
-/**
- * Smallest number of rows that fills whole blocks: {@link quantizeRows} takes its multiples, and the rest at the
- * tensor's end.
- */
-export function rowQuantum(q: Pick<QuantizedTensor, "columns" | "blocksize">): number {
-  let a = q.columns, b = q.blocksize;
-  while (b) [a, b] = [b, a % b];
-  return q.blocksize / a;
-}
-
-/**
- * Quantizes rows `[rowStart, rowStart + chunk's rows)`, so that a huge weight passes through in parts.
- *
- * @param chunk f32 numbers of whole rows, on the device or on the host
- * @throws NibbleError `quant/rows` when the rows do not begin and end with a block (see {@link rowQuantum})
- */
-export function quantizeRows(
-  q: QuantizedTensor,
-  rowStart: number,
-  chunk: Tensor | Float32Array<ArrayBuffer>,
-): void {
-  if (!(chunk instanceof Tensor)) {
-    const t = keep(tensor(chunk, [chunk.length], "f32", "scratch"));
-    try {
-      return quantizeRows(q, rowStart, t);
-    } finally {
-      t.dispose();
-    }
-  }
-  const start = rowStart * q.columns, n = chunk.size;
-  const rows = n / q.columns, last = start + n === q.size;
-  if (chunk.dtype !== "f32" || !Number.isInteger(rows) || start + n > q.size) {
-    throw shapeError("quantizeRows", `${chunk.dtype} [${chunk.shape}] at row ${rowStart} of [${q.shape}]`);
-  }
-  if (start % q.blocksize !== 0 || (n % q.blocksize !== 0 && !last)) {
-    throw new NibbleError(
-      "quant/rows",
-      `Rows ${rowStart} to ${rowStart + rows} do not begin and end with a block`,
-      {
-        where: `${q.name ?? "tensor"} [${q.shape}], blocks of ${q.blocksize}`,
-        remedy: `Pass multiples of ${rowQuantum(q)} rows, and the rest at the end.`,
-      },
-    );
-  }
-  const book = q.codeBook;
-  const limits = Array.from(book.thresholds, (v, i) => [`T${i}`, v]);
-  const consts = {
-    BLOCK: q.blocksize,
-    ...(book.quantType === "nf4" ? {} : { MAGNITUDE: book.magnitude, ...Object.fromEntries(limits) }),
-  };
-  const unit = Math.max(64, q.blocksize);
-  const step = Math.max(unit, Math.floor(gpu().maxBinding / 4 / unit) * unit);
-  for (let from = 0; from < n; from += step) {
-    const to = Math.min(n, from + step), at = start + from;
-    const words = span(q.packed, at / 2, Math.ceil((start + to) / 8) * 4);
-    const absmax = span(q.absmax, at / q.blocksize * 4, Math.ceil((start + to) / q.blocksize) * 4);
-    const { groups, row } = grid1d(Math.ceil((to - from) / q.blocksize / 64), 64);
-    gpu().kernels.launch(quantize4, {
-      entry: "quantize",
-      consts,
-      params: {
-        n: to - from,
-        row,
-        first_word: at / 8 - words.first,
-        first_block: at / q.blocksize - absmax.first,
-      },
-      bind: {
-        x: { buffer: chunk.buffer, offset: chunk.offset + from * 4, bytes: (to - from) * 4 },
-        words: words.range,
-        absmax: absmax.range,
-      },
-      groups,
-    });
-  }
-}
-
-/**
- * Closes a tensor whose rows are all in: double-quantizes its scales, if that was asked for. Calling it again
- * does nothing. Only device work; nothing is read back.
- */
-export function finishQuantized(q: QuantizedTensor): void {
-  if (!unfinished.delete(q)) return;
-  const { map, thresholds } = sharedMap();
-  const blocks = q.blocks, groups256 = Math.ceil(blocks / 256);
-  const scales = keep(empty([1 + groups256], "f32", "base"));
-  const codes = keep(empty([Math.ceil(blocks / 4)], "u32", "base"));
-  scope(() =>
-    noGrad(() => {
-      // the offset: mean of absmax, in a fixed order
-      const whole = blocks - blocks % 256;
-      const mean = sum(blocks === whole ? q.absmax.view([whole / 256, 256]) : q.absmax, 1 / blocks);
-      gpu().stream.copy(mean.buffer, mean.offset, scales.buffer, scales.offset, 4);
-    })
-  );
-  const { groups, row } = grid1d(Math.ceil(groups256 / 64), 64);
-  gpu().kernels.launch(quantize8, {
-    entry: "quantize",
-    params: { n: blocks, row },
-    bind: { x: q.absmax.range, words: codes.range, scales: scales.range, thresholds: thresholds.range },
-    groups,
-  });
-  q.absmax.dispose();
-  q.absmax = codes;
-  q.nested = { scales, map };
-}
-
-/**
- * Quantizes a whole f32 tensor, `[out, in]`: NF4 in blocks of 64 with double quantization by default, 4.127 bits
- * a number.
- *
- * @example
- * ```ts
- * import { openGpu } from "../gpu/mod.ts";
- * import { tensor } from "../tensor/tensor.ts";
- * import { quantize } from "./quantized_tensor.ts";
- * await openGpu();
- * using w = tensor(Array.from({ length: 256 }, (_, i) => Math.sin(i)), [4, 64]);
- * using w4 = quantize(w);
- * if (w4.packed.bytes !== 128) throw new Error("four bits a number");
- * ```
- */
-export function quantize(x: Tensor, options: QuantizeOptions = {}): QuantizedTensor {
-  const q = createQuantized(x.shape, options);
-  quantizeRows(q, 0, x);
-  finishQuantized(q);
-  return q;
 }

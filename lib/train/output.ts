@@ -93,6 +93,7 @@ export async function complete(
   const { ids: out } = await generate(model, ids, {
     max_new_tokens: s.nibble_sample_max_new_tokens,
     eos_token_id: tokenizer.eosIds,
+    holdWeights: false, // the run's plan has no room for it
   });
   return tokenizer.decode(out, { skipSpecialTokens: true }).trim();
 }

@@ -8,7 +8,9 @@ import {
   f16ToF32,
   f32ToBf16,
   f32ToF16,
+  isPlain,
   isStoredDtype,
+  nonFinite,
   type StoredDtype,
 } from "../../lib/formats/dtype.ts";
 
@@ -114,6 +116,28 @@ Deno.test("8-bit floats: landmarks of both kinds", () => {
   ]);
   assert.ok(decode("F8_E4M3", 0x7f, 0xff).every(Number.isNaN));
   assert.deepEqual(decode("F8_E5M2", 0x7b, 0x04, 0x01, 0x3c, 0x7c), [57344, 2 ** -14, 2 ** -16, 1, Infinity]);
+});
+
+Deno.test("NaN and infinities are found wherever they stand, and nothing else is", () => {
+  for (const [dtype, decode] of [["F16", f16ToF32], ["BF16", bf16ToF32]] as const) {
+    for (const bits of ALL) {
+      const finite = Number.isFinite(decode(Uint16Array.of(bits))[0]);
+      for (const place of [0, 1, 4]) { // either half of a word, and the last of an odd count
+        const numbers = new Uint16Array(5).fill(dtype === "F16" ? 0xfbff : 0xff7f);
+        numbers[place] = bits;
+        const found = nonFinite(dtype, bytesOf(numbers));
+        if (found !== (finite ? -1 : place)) {
+          assert.fail(`${dtype} 0x${bits.toString(16)} at ${place}: ${found}`);
+        }
+      }
+    }
+  }
+  for (const v of [NaN, -NaN, Infinity, -Infinity]) {
+    assert.equal(nonFinite("F32", bytesOf(Float32Array.of(0, -3.4e38, v, NaN))), 2);
+  }
+  assert.equal(nonFinite("F32", bytesOf(Float32Array.of(3.4028234663852886e38, -1e-45, 0))), -1);
+  assert.equal(nonFinite("BF16", new Uint8Array()), -1);
+  assert.ok(isPlain("BF16") && !isPlain("F64") && !isPlain("toString"));
 });
 
 Deno.test("integers, booleans and f64 decode by their own view", () => {

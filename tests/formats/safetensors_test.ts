@@ -21,6 +21,12 @@ Deno.test("a file of the reference library reads", () => {
   assert.deepEqual([...source.readBytes("codes.u8", 1, 4)], [1, 2, 3]);
   assert.deepEqual([...source.readF32("scalar")], [2.5]);
   assert.equal(source.readF32("empty").length, 0);
+  const into = new Uint8Array(4);
+  assert.ok(source.readPlain!("w.f16", into, 2));
+  assert.deepEqual([...f16ToF32(new Uint16Array(into.buffer))], [-2.25, 65504]);
+  assert.ok(source.readPlain!("w.f32", new Uint8Array(), 0), "an empty array asks");
+  assert.ok(!source.readPlain!("ids.i64", into, 0), "integers are decoded");
+  assert.throws(() => source.readPlain!("w.f16", into, 6), /of a tensor of 8/);
   assert.deepEqual(source.tensors.get("w.f32"), { name: "w.f32", dtype: "F32", shape: [2, 3], bytes: 24 });
   source.close();
   source.close(); // twice is harmless

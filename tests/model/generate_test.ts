@@ -42,6 +42,10 @@ for (
     assert.equal(reason, "length");
     assert.deepEqual(seen, ids);
     assert.equal(ids.length, 12);
+    // a penalty that changes no logit has the host choose every token
+    const nearly = { repetition_penalty: 1 + Number.EPSILON };
+    const hosts = await generate(model, prompt, { max_new_tokens: 12, eos_token_id: [], ...nearly });
+    assert.deepEqual(hosts.ids, ids, "the device chooses what the host chooses");
     const c = readConfig(raw, "c"), w = inDoubles(weights), all = [...prompt];
     for (const [i, id] of ids.entries()) {
       const full = await logits(model, all);

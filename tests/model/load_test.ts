@@ -1,9 +1,16 @@
 import assert from "node:assert/strict";
+import { openSafetensors, type TensorSource, writeSafetensors } from "../../lib/formats/mod.ts";
 import { gpu } from "../../lib/gpu/mod.ts";
-import { readConfig } from "../../lib/model/config.ts";
+import { parameterShapes, readConfig } from "../../lib/model/config.ts";
 import { buildModel, describeLoad } from "../../lib/model/load.ts";
 import { randomSource } from "../../lib/model/random_source.ts";
-import { dequantize, dequantizeOracle, QuantizedTensor, quantizeOracle } from "../../lib/quant/mod.ts";
+import {
+  dequantize,
+  dequantizeOracle,
+  QuantizedTensor,
+  quantizeOracle,
+  toQuantState,
+} from "../../lib/quant/mod.ts";
 import type { Tensor } from "../../lib/tensor/tensor.ts";
 import { assertClose, EPS, gpuTest, refused } from "../gpu_helper.ts";
 import { memorySource, tinyConfig, tinyWeights, warmDevice } from "./tiny.ts";
@@ -109,6 +116,62 @@ gpuTest("loading quantizes linear layers alone, skips on request, and says so", 
   assert.deepEqual([...await model.embed.data()], [...weights.get("model.embed_tokens.weight")!]);
   model.dispose();
 });
+
+gpuTest(
+  "numbers that the device reads as the file stores them give the same model, and NaN is refused",
+  async () => {
+    const raw = tinyConfig(), weights = tinyWeights(raw, 8);
+    const folder = Deno.makeTempDirSync({ prefix: "nibble_load_" });
+    const name = "model.layers.1.mlp.up_proj.weight";
+    const write = (dtype: "F32" | "F16" | "BF16", from: typeof weights) => {
+      const path = `${folder}/${dtype}.safetensors`;
+      writeSafetensors(
+        path,
+        parameterShapes(readConfig(raw, "test")).map((s) => ({ ...s, dtype, data: from.get(s.name)! })),
+      );
+      return openSafetensors(path);
+    };
+    const held = async (
+      source: TensorSource,
+      torch_dtype: "float32" | "bfloat16" | "float16",
+      nf4: boolean,
+    ) => {
+      const model = buildModel(raw, source, { torch_dtype, quantization: nf4 ? NF4 : undefined });
+      const read: unknown[] = [];
+      for (const t of model.parameters.values()) read.push([t.dtype, await t.data()]);
+      for (const { weight } of model.linears.values()) {
+        read.push(weight instanceof QuantizedTensor ? await toQuantState(weight) : await weight.data());
+      }
+      model.dispose();
+      return read;
+    };
+    for (const dtype of ["F32", "F16", "BF16"] as const) {
+      using stored = closing(write(dtype, weights));
+      // the same numbers through the decoder on the host
+      const { readPlain: _, ...decoded } = stored.source;
+      for (const torch_dtype of ["float32", "bfloat16", "float16"] as const) {
+        for (const nf4 of [false, true]) {
+          const what = `${dtype} held as ${torch_dtype}${nf4 ? ", NF4" : ""}`;
+          const got = await held(stored.source, torch_dtype, nf4);
+          assert.deepEqual(got, await held(decoded, torch_dtype, nf4), what);
+        }
+      }
+      const spoiled = new Map(weights).set(name, weights.get(name)!.with(35, -Infinity));
+      using bad = closing(write(dtype, spoiled));
+      for (const quantization of [undefined, NF4]) {
+        const before = gpu().pool.report().liveBytes;
+        const build = () => buildModel(raw, bad.source, { quantization });
+        refused(build, "model/nan", /up_proj\.weight' holds -Infinity at element 35.*\.safetensors/s);
+        assert.equal(gpu().pool.report().liveBytes, before);
+      }
+    }
+    Deno.removeSync(folder, { recursive: true });
+  },
+);
+
+function closing(source: TensorSource) {
+  return { source, [Symbol.dispose]: () => source.close() };
+}
 
 Deno.test("fresh weights: deviation, ones for norms, and the same numbers in any piece", () => {
   const c = readConfig(tinyConfig({ initializer_range: 0.05, vocab_size: 500 }), "c");

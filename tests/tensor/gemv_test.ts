@@ -8,9 +8,14 @@ import {
   type MatmulKernel,
   type Piece,
 } from "../../lib/tensor/ops/matmul_kernel.ts";
-import { vectorLanes } from "../../lib/tensor/ops/matmul_texture.ts";
+import { gemvQuantized, quantize } from "../../lib/quant/mod.ts";
+import { product } from "../../lib/tensor/ops/linear.ts";
+import { holdTextures, vectorLanes } from "../../lib/tensor/ops/matmul_texture.ts";
 import { scope, type Tensor, tensor } from "../../lib/tensor/tensor.ts";
+import { warmDevice } from "../model/tiny.ts";
 import { gpuTest, randoms } from "../gpu_helper.ts";
+
+await warmDevice();
 
 const TYPES = ["f32", "f16", "bf16"] as const;
 type Type = typeof TYPES[number];
@@ -64,6 +69,47 @@ async function off(c: Case, launch: (x: Tensor, w: Tensor, y: Tensor) => void): 
 }
 
 const SHAPES = [[1, 1, 8], [1, 93, 64], [2, 172, 24], [3, 33, 576], [4, 70, 40], [1, 7, 2048]] as const;
+
+gpuTest(
+  "textures of base weights are held while that is asked for, give the same products, and go",
+  async () => {
+    const x = tensor(randoms(576, 1), [1, 576]);
+    const base = tensor(randoms(128 * 576, 2), [128, 576], "f32", "base");
+    const changing = tensor(randoms(128 * 576, 2), [128, 576], "f32", "adapter");
+    const q = quantize(base);
+    const live = () => gpu().pool.report().liveBytes;
+    const products = async () => {
+      const y = scope(() => ({
+        dense: product("nt", x, base),
+        other: product("nt", x, changing),
+        nf4: gemvQuantized(x, q),
+      }));
+      const read = await Promise.all(Object.values(y).map((t) => t.data()));
+      Object.values(y).forEach((t) => t.dispose());
+      return read;
+    };
+    const plain = await products(), before = live();
+    {
+      using _outer = holdTextures();
+      assert.deepEqual(await products(), plain, "made to be held");
+      const held = live();
+      // 128 rows of 576: in f32 18432 texels, in 4 bits 2304, and 288 of scales; heights are powers of two
+      const bytes = 2048 * 16 * (16 + 2 + 1);
+      assert.equal(held - before, vectorLanes(gpu()) > 0 ? bytes : 0);
+      {
+        using _inner = holdTextures();
+        assert.deepEqual(await products(), plain, "held");
+      }
+      assert.equal(live(), held, "the outer holder is still there");
+      changing.write(new Float32Array(128 * 576));
+      const [dense, other, nf4] = await products();
+      assert.deepEqual([dense, nf4], [plain[0], plain[2]]);
+      assert.ok(other!.every((v) => v === 0), "what may change is read anew");
+    }
+    assert.equal(live(), before);
+    for (const t of [x, base, changing, q]) t.dispose();
+  },
+);
 
 gpuTest("gemv: every element type, row count and way to share out the rows", async () => {
   const tilings = [[1, 8, 8], [16, 4, 64], [64, 3, 64], [4, 1, 64]] as const;

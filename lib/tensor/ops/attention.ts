@@ -5,14 +5,19 @@
 import { NibbleError } from "../../errors.ts";
 import { type AdapterKind, adapterKind, type BufferRange, defineKernel, gpu } from "../../gpu/mod.ts";
 import source from "../../../wgsl/attention.wgsl" with { type: "text" };
+import decodeTextureSource from "../../../wgsl/attention_decode_texture.wgsl" with { type: "text" };
 import decodeSource from "../../../wgsl/attention_decode.wgsl" with { type: "text" };
+import { TEXTURE_BYTES, toTexture, vectorLanes } from "./matmul_texture.ts";
 import { record, recording } from "../tape.ts";
 import { BYTES, empty, shapeError, type Tensor } from "../tensor.ts";
 
 const kernel = defineKernel("attention", source);
 const decodeKernel = defineKernel("attention_decode", decodeSource);
+const decodeTextureKernel = defineKernel("attention_decode_texture", decodeTextureSource);
 const MAX_HEAD_DIM = 256;
 const EVERYTHING = 0xffffffff;
+/** Largest head for which a lane keeps a query and its sum in registers, on llvmpipe. */
+const DECODE_TEXTURE_HEAD = 128;
 /** Query rows from which {@link attentionDecode} takes the training kernel: below it, lanes split the keys. */
 const PREFILL_ROWS = 16;
 
@@ -295,17 +300,29 @@ export function attentionDecode(options: AttentionDecodeOptions): Tensor {
       remedy: "Lower max_new_tokens.",
     });
   }
+  const params = {
+    ...{ start, heads, kv_heads: kvHeads, window: Math.min(window ?? EVERYTHING, EVERYTHING) },
+    scale: options.scale ?? headDim ** -0.5,
+  };
+  const groups = [heads, rows] as const, used = 4 * (start + rows) * kvHeads * headDim;
+  const lanes = vectorLanes(gpu());
+  if (lanes > 0 && headDim <= DECODE_TEXTURE_HEAD && used <= TEXTURE_BYTES) {
+    const ranges = { q: q.range, k: { ...kCache.range, bytes: used }, v: { ...vCache.range, bytes: used } };
+    const bind = Object.fromEntries(
+      Object.entries(ranges).map(([name, range]) => [name, toTexture(range, "rgba32float")]),
+    );
+    gpu().kernels.launch(decodeTextureKernel, {
+      consts: { HEAD_DIM: headDim, LANES: lanes },
+      bind: { ...bind, o: o.range },
+      ...{ params, groups },
+    });
+    for (const texture of Object.values(bind)) gpu().pool.release(texture);
+    return o;
+  }
   gpu().kernels.launch(decodeKernel, {
     consts: { HEAD_DIM: headDim },
-    params: {
-      start,
-      heads,
-      kv_heads: kvHeads,
-      window: Math.min(window ?? EVERYTHING, EVERYTHING),
-      scale: options.scale ?? headDim ** -0.5,
-    },
     bind: { q: q.range, k: kCache.range, v: vCache.range, o: o.range },
-    groups: [heads, rows],
+    ...{ params, groups },
   });
   return o;
 }

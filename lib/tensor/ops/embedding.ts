@@ -31,11 +31,7 @@ export function embedding(ids: Uint32Array, w: Tensor): Tensor {
       },
     );
   }
-  const { columns } = w;
-  const y = empty([ids.length, columns]);
-  const idsOnDevice = tensor(ids, [ids.length]);
-  lookUp("forward", ids.length, w, (range) => ({ ids: idsOnDevice.range, w: range, y: y.range }));
-  return record("embedding", y, [w], (dy) => {
+  return record("embedding", lookUpRows(tensor(ids, [ids.length]), w), [w], (dy) => {
     const dw = w.grad ?? zeros(w.shape);
     const { distinct, starts, order } = groupRows(ids);
     const bind = {
@@ -47,6 +43,17 @@ export function embedding(ids: Uint32Array, w: Tensor): Tensor {
     lookUp("backward", distinct.length, dw, (range) => ({ ...bind, dw: range }));
     return [dw === w.grad ? undefined : dw];
   });
+}
+
+/**
+ * {@link embedding} by ids that are on the device, where nothing checks them. Not recorded.
+ *
+ * @param ids u32
+ */
+export function lookUpRows(ids: Tensor, w: Tensor): Tensor {
+  const y = empty([ids.size, w.columns]);
+  lookUp("forward", ids.size, w, (range) => ({ ids: ids.range, w: range, y: y.range }));
+  return y;
 }
 
 type Bind = Record<string, Tensor["range"]>;

@@ -7,7 +7,7 @@ import source from "../../../wgsl/gemv.wgsl" with { type: "text" };
 import textureSource from "../../../wgsl/gemv_texture.wgsl" with { type: "text" };
 import { grid1d } from "../grid.ts";
 import type { Piece } from "./matmul_kernel.ts";
-import { toTexture, vectorLanes } from "./matmul_texture.ts";
+import { heldTexture, vectorLanes } from "./matmul_texture.ts";
 import type { StorageKind } from "./storage.ts";
 
 const kernel = defineKernel("gemv", source);
@@ -66,16 +66,15 @@ export function launchGemv(piece: Piece, { lanes, rows, size }: GemvTiling = gem
 export function launchGemvTexture(piece: Piece, x: GpuTexture): void {
   const { M, N, K, wKind, y, y0, ldy, alpha, accumulate } = piece;
   const lanes = vectorLanes(gpu());
-  const w = toTexture(piece.w, "rgba32uint");
   const quads = N >= 64 * lanes ? 2 : 1;
-  gpu().kernels.launch(textureKernel, {
-    consts: {
-      ...{ W_KIND: wKind, HALVES: wKind === 0 ? 1 : 2, ACCUMULATE: accumulate },
-      ...{ M, LANES: lanes, QUADS: quads },
-    },
-    params: { N, texels: K / quadOf(wKind), y0: y0 / 4, ldy: ldy / 4, alpha },
-    bind: { x, w, y },
-    groups: [Math.ceil(N / (4 * lanes * quads))],
-  });
-  gpu().pool.release(w);
+  heldTexture(piece.w, "rgba32uint", (w) =>
+    gpu().kernels.launch(textureKernel, {
+      consts: {
+        ...{ W_KIND: wKind, HALVES: wKind === 0 ? 1 : 2, ACCUMULATE: accumulate },
+        ...{ M, LANES: lanes, QUADS: quads },
+      },
+      params: { N, texels: K / quadOf(wKind), y0: y0 / 4, ldy: ldy / 4, alpha },
+      bind: { x, w, y },
+      groups: [Math.ceil(N / (4 * lanes * quads))],
+    }));
 }

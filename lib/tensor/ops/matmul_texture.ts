@@ -155,6 +155,55 @@ export function shareOperands<T>(operands: readonly { buffer: GpuBuffer }[], wor
   }
 }
 
+/** Most bytes of textures that are held. */
+const HELD_BYTES = 512 * 2 ** 20;
+
+let holding: { on: Gpu; textures: Map<string, GpuTexture>; bytes: number; holders: number } | undefined;
+
+/**
+ * From now on what {@link heldTexture} makes is kept, up to 512 MiB, and served again, until the result is disposed: for
+ * generation, which reads every weight for every token. The weights must stand still meanwhile.
+ */
+export function holdTextures(): Disposable {
+  const on = gpu();
+  if (holding && holding.on !== on) return { [Symbol.dispose]() {} };
+  const mine = holding ??= { on, textures: new Map(), bytes: 0, holders: 0 };
+  mine.holders++;
+  return {
+    [Symbol.dispose]() {
+      if (--mine.holders > 0) return;
+      for (const texture of mine.textures.values()) on.pool.release(texture);
+      holding = undefined;
+    },
+  };
+}
+
+/**
+ * Calls `use` with a texture of a base weight's bytes, which is held where that was asked for ({@link holdTextures}).
+ *
+ * @param make makes it, where it is not of the bytes as they are
+ */
+export function heldTexture(
+  range: Piece["x"],
+  format: TextureShape["format"],
+  use: (t: GpuTexture) => void,
+  make: () => GpuTexture = () => toTexture(range, format),
+): void {
+  const { buffer, offset, bytes } = range, { pool } = gpu();
+  const kept = holding?.on === gpu() && buffer.kind === "base" ? holding : undefined;
+  const key = `${buffer.id}|${offset}|${bytes}|${format}`;
+  const known = kept?.textures.get(key);
+  if (known) return use(known);
+  const texture = make();
+  use(texture);
+  // of a budget, most is left to what must be there
+  if (!kept || kept.bytes + texture.size > Math.min(HELD_BYTES, pool.room() / 4)) {
+    return pool.release(texture);
+  }
+  kept.textures.set(key, texture);
+  kept.bytes += texture.size;
+}
+
 /**
  * A texture that holds a range's bytes, texel after texel, to be released when what reads it is launched. Heights are
  * powers of two, for reuse.
