@@ -51,7 +51,7 @@ const GPU_ROWS = 256;
  * import { openGpu } from "../gpu/mod.ts";
  * import { empty, tensor } from "../tensor/tensor.ts";
  * import { matmulQuantized } from "./matmul.ts";
- * import { quantize } from "./quantized_tensor.ts";
+ * import { quantize } from "./quantize.ts";
  * await openGpu();
  * using w = tensor(Array.from({ length: 128 }, (_, i) => i < 64 ? 1 : -2), [2, 64]);
  * using q = quantize(w, { doubleQuant: false });

@@ -7,7 +7,7 @@ import { vectorLanes } from "../tensor/ops/matmul_texture.ts";
 import { empty, tensor } from "../tensor/tensor.ts";
 import { fitsVectorLanes } from "./matmul_fused.ts";
 import { matmulQuantized, type QuantizedClass, type QuantizedKernel } from "./matmul.ts";
-import { quantize } from "./quantized_tensor.ts";
+import { quantize } from "./quantize.ts";
 
 /** Kernels for GPUs by class, beside the scratch, which comes first: it takes any shape. */
 const ON_GPU: Readonly<Record<QuantizedClass, readonly QuantizedKernel[]>> = {

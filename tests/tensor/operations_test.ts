@@ -208,14 +208,14 @@ gpuTest("linear and matmul in three layouts", async () => {
   await checkGradients(
     "nt",
     [{ name: "x", shape: [m, k] }, { name: "w", shape: [n, k] }],
-    linear,
+    (x, w, b) => linear(x, w, b),
     (x, w) => dot((i, j, l) => x[i * k + l]! * w[j * k + l]!),
     tol(k),
   );
   await checkGradients(
     "frozen",
     [{ name: "x", shape: [m, k] }, { name: "w", shape: [n, k], frozen: true }],
-    linear,
+    (x, w, b) => linear(x, w, b),
     (x, w) => dot((i, j, l) => x[i * k + l]! * w[j * k + l]!),
     tol(k),
   );
