@@ -30,7 +30,10 @@ const setUps: { name: string; model: Model }[] = [];
 for (const form of forms) {
   for (const adapter of [false, true]) {
     const model = await loadModel("HuggingFaceTB/SmolLM2-135M-Instruct", {
-      ...{ maxPositions: Math.max(...prompts) + tokens, quantization: form === "NF4" ? "nf4" : undefined },
+      ...{
+        maxPositions: Math.max(128, ...prompts) + Math.max(18, tokens),
+        quantization: form === "NF4" ? "nf4" : undefined,
+      },
     });
     if (adapter) addLora(model, { r: 16, target_modules: "all-linear", init_lora_weights: false });
     setUps.push({ name: adapter ? `${form}, adapter` : form, model });

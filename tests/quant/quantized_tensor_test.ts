@@ -221,9 +221,10 @@ Deno.test("row by row gives the bytes of the whole, and never a dense copy", asy
     finishQuantized(q);
     finishQuantized(q);
     const chunk = Math.ceil(unit * columns * 4 / 256) * 256;
-    // on llvmpipe the chunk goes through a texture of whole rows, 2048 texels of 16 bytes
-    const texture = adapterKind(gpu) === "llvmpipe" ? 2 ** Math.ceil(Math.log2(Math.max(chunk, 32768))) : 0;
-    assert.ok(gpu.pool.report().peakBytes - before <= chunk + texture + q.blocks * 4 + 2048);
+    // on llvmpipe the chunk goes through a texture of whole rows, 2048 texels of 16 bytes; then the scales and the borders
+    const texture = 2 ** Math.ceil(Math.log2(Math.max(chunk, 32768)));
+    const most = adapterKind(gpu) === "llvmpipe" ? Math.max(chunk + texture, 2 * 32768) : chunk;
+    assert.ok(gpu.pool.report().peakBytes - before <= most + q.blocks * 4 + 2048);
     assert.deepEqual(await toQuantState(q), await toQuantState(whole));
   }
 });
