@@ -2,7 +2,7 @@
  * What the tuner tries for matrix products: configurations by adapter, layout and class, and a typical work for each.
  * @module
  */
-import { adapterKind, type Gpu, type Probe, type Tunable } from "../../gpu/mod.ts";
+import { type AdapterKind, adapterKind, type Gpu, type Probe, type Tunable } from "../../gpu/mod.ts";
 import { empty, tensor } from "../tensor.ts";
 import type { MatmulClass } from "./matmul_choice.ts";
 import { matmulInto, type MatmulKernel, type MatmulLayout } from "./matmul_kernel.ts";
@@ -47,7 +47,7 @@ const ON_SWIFTSHADER: Readonly<Record<MatmulClass, readonly MatmulKernel[]>> = {
 };
 
 /** M, N, K of a class's work: on a GPU some milliseconds of an integrated one, less on processors. */
-const WORKS: Readonly<Record<"gpu" | "software", Readonly<Record<MatmulClass, [number, number, number]>>>> = {
+const WORKS: Readonly<Record<AdapterKind, Readonly<Record<MatmulClass, [number, number, number]>>>> = {
   gpu: {
     large: [1024, 2048, 512],
     medium: [512, 576, 576],
@@ -55,18 +55,25 @@ const WORKS: Readonly<Record<"gpu" | "software", Readonly<Record<MatmulClass, [n
     narrow: [512, 16, 2048],
     shallow: [512, 2048, 16],
   },
-  software: {
+  llvmpipe: {
     large: [512, 1536, 384],
     medium: [448, 640, 512],
     short: [16, 1536, 576],
     narrow: [512, 16, 576],
     shallow: [512, 576, 16],
   },
+  swiftshader: {
+    large: [512, 1024, 64],
+    medium: [448, 640, 96],
+    short: [16, 1536, 192],
+    narrow: [512, 16, 192],
+    shallow: [512, 576, 16],
+  },
 };
 
 /** M, N, K of the work that stands for a class on an adapter. */
 export function workOf(device: Pick<Gpu, "name">, kind: MatmulClass): [number, number, number] {
-  return WORKS[adapterKind(device) === "gpu" ? "gpu" : "software"][kind];
+  return WORKS[adapterKind(device)][kind];
 }
 
 /**
