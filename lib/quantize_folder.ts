@@ -4,10 +4,19 @@
  */
 import { join } from "@std/path";
 import { loadModel, loadTokenizer } from "./api.ts";
+import type { QuantizedFrom } from "./lora/merge.ts";
+import { calibrate } from "./lora/calibrate.ts";
 import { makeOutputFolder, openModelSides } from "./formats/mod.ts";
 import { writeQuantizedModel } from "./lora/merge_4bit.ts";
 import { storedDtype, writeGeneration } from "./merge_folder.ts";
 import { describeLoad, type QuantizationConfig } from "./model/load.ts";
+import type { Model } from "./model/model.ts";
+import { calibrationBatches } from "./train/begin_corrected.ts";
+import { openBase } from "./train/model_setup.ts";
+import { trainingOrder } from "./train/prepare.ts";
+import { prepareSides } from "./train/prepare_run.ts";
+import type { TrainSettings } from "./train/settings.ts";
+import { trainTask } from "./train/task.ts";
 
 /** Options of {@link quantizeFolder}; what is not given is NF4 in blocks of 64 with double quantization. */
 export interface QuantizeFolderOptions extends Partial<QuantizationConfig> {
@@ -18,6 +27,8 @@ export interface QuantizeFolderOptions extends Partial<QuantizationConfig> {
   /** Type of embeddings, norms and head, and to which bitsandbytes decodes the rest; default F16 where stored so, else BF16. */
   dtype?: "F32" | "F16" | "BF16" | undefined;
   maxShardBytes?: number | undefined;
+  /** A recipe's settings: codes are chosen for the inputs that its training data gives each layer. */
+  calibrate?: TrainSettings | undefined;
   onNote?: (note: string) => void;
   onProgress?: (done: number, total: number) => void;
 }
@@ -39,10 +50,14 @@ export async function quantizeFolder(options: QuantizeFolderOptions): Promise<st
   });
   try {
     options.onNote?.(describeLoad(model));
+    const quantizedFrom = options.calibrate
+      ? await calibrateOn({ ...options.calibrate, model_name_or_path: name }, model, options)
+      : undefined;
     makeOutputFolder(output);
     const files = await writeQuantizedModel(model, undefined, output, {
       dtype: options.dtype ?? storedDtype(model.path),
       ...(maxShardBytes ? { maxShardBytes } : {}),
+      ...(quantizedFrom ? { quantizedFrom } : {}),
     });
     if (hasTokenizer(model.path)) {
       const tokenizer = await loadTokenizer(name);
@@ -52,6 +67,29 @@ export async function quantizeFolder(options: QuantizeFolderOptions): Promise<st
     return files.map((file) => join(output, file));
   } finally {
     model.dispose();
+  }
+}
+
+/** Chooses the codes for the first tokens of a recipe's training data. */
+async function calibrateOn(
+  s: TrainSettings,
+  model: Model,
+  { onNote }: QuantizeFolderOptions,
+): Promise<QuantizedFrom> {
+  const { files, tokenizer, hash, origin } = await openBase(s);
+  try {
+    const { train } = await prepareSides(s, trainTask(s), tokenizer, {});
+    const { batches, tokens } = calibrationBatches(trainingOrder(train, s));
+    const { layers, left } = await calibrate(model, files.source, batches);
+    onNote?.(
+      `calibrated  ${layers} layers on ${tokens} tokens: ${
+        (100 * left).toFixed(0)
+      } % of what the nearest codes ` +
+        `do to their outputs (mean square) is left`,
+    );
+    return { base: origin.base, base_hash: hash };
+  } finally {
+    files.source.close();
   }
 }
 

@@ -4,6 +4,7 @@
  */
 import { STORED_TYPES } from "../lib/lora/merge.ts";
 import { quantizeFolder } from "../lib/quantize_folder.ts";
+import { readRecipe } from "../lib/recipe/mod.ts";
 import { badOption, flag, oneOf, readOptions, runCommand, text } from "./command.ts";
 
 const HELP = `Usage: deno task quantize --model PATH --output DIR [options]
@@ -17,13 +18,15 @@ nibble trains on such a folder as it is.
   --bnb_4bit_blocksize N          numbers that share a scale: 32, 64 ... 4096 (64)
   --no-bnb_4bit_use_double_quant  keep the scales in 32 bits
   --llm_int8_skip_modules NAMES   modules to leave out, by the end of their path, with commas between
+  --calibrate RECIPE              choose the codes such that the layers' outputs err least on this recipe's training
+                                  data, instead of each weight's nearest; the scales stay
   --dtype TYPE                    of what is not in 4 bits: bfloat16, float16 or float32
                                   (float16 where the model is stored so, else bfloat16)`;
 
 const QUANT_TYPES = { nf4: "nf4", fp4: "fp4" } as const;
 const OPTIONS = {
   ...{ model: text, output: text, bnb_4bit_quant_type: text, bnb_4bit_blocksize: text, dtype: text },
-  ...{ llm_int8_skip_modules: text, bnb_4bit_use_double_quant: flag },
+  ...{ llm_int8_skip_modules: text, calibrate: text, bnb_4bit_use_double_quant: flag },
 };
 
 async function main(): Promise<number> {
@@ -42,6 +45,7 @@ async function main(): Promise<number> {
     blocksize: Number(blocksize), // a wrong size is named by the quantizer
     skipModules: args.llm_int8_skip_modules?.split(",").map((name) => name.trim()) ?? [],
     dtype: args.dtype === undefined ? undefined : oneOf("quantize", "dtype", args.dtype, STORED_TYPES),
+    calibrate: args.calibrate === undefined ? undefined : readRecipe(args.calibrate).settings,
     onNote: (note) => console.log(note),
   });
   for (const path of files) console.log(`${path}: ${(Deno.statSync(path).size / 1e6).toFixed(1)} MB`);

@@ -1,7 +1,7 @@
-// Codes of COUNT columns chosen anew, one column after the other: of the 16 values of element j the one nearest to
-// q[j] + g[j] / C[j, j] makes (w - q) C (w - q)^T least, with g = (w - q) C kept up to date within these columns.
-// words, absmax, scales, map: as in dequantize_4bit.wgsl. g: [rows, width]. c: [width, width]. change: [rows, COUNT],
-// what q has more than before. Grid: one invocation a row; columns are multiples of 8, so a word is of one row.
+// Codes of COUNT columns chosen anew, one column after the other: of element j's 16 values the one nearest to
+// x[j] + g[j] / C[j, j], after which g -= (q[j] - x[j]) C[j]. x is q before, or with AHEAD q before + error, the weight.
+// words, absmax, scales, map: as in dequantize_4bit.wgsl. g, error: [rows, width]. c: [width, width].
+// change: [rows, COUNT], q - x. Grid: one invocation a row; columns are multiples of 8, so a word is of one row.
 struct Params {
   rows: u32,
   row: u32,      // invocations in one grid row
@@ -18,8 +18,10 @@ struct Params {
 @group(0) @binding(5) var<storage, read> g: array<f32>;
 @group(0) @binding(6) var<storage, read> c: array<f32>;
 @group(0) @binding(7) var<storage, read_write> change: array<f32>;
+@group(0) @binding(8) var<storage, read> error: array<f32>;
 
 const COUNT: u32 = 64u;
+const AHEAD: bool = false;
 const BLOCK: u32 = 64u;
 const NESTED: bool = false;
 // NF4's values by code
@@ -89,10 +91,11 @@ fn refine(@builtin(global_invocation_id) id: vec3<u32>) {
       let line = (p.at + j) * p.width + p.at;
       let own = c[line + j];
       var code = (before >> shift) & 15u;
-      let old = decode(code);
+      var x = s * decode(code);
+      if (AHEAD) { x += error[r * p.width + p.at + j]; }
       // without an input, or in a block of zeros, any code is as good
-      if (own > 0.0 && s > 0.0) { code = nearest(old + slope[j] / (own * s)); }
-      let d = s * (decode(code) - old);
+      if (own > 0.0 && s > 0.0) { code = nearest((x + slope[j] / own) / s); }
+      let d = s * decode(code) - x;
       after |= code << shift;
       change[r * COUNT + j] = d;
       if (d != 0.0) {

@@ -9,7 +9,9 @@
  *
  * With E = W − Q(W) and C = xᵀ x the mean square is `tr (E − s B A) C (E − s B A)ᵀ`, and the best s B A is `U Uᵀ E`, U
  * the r largest eigenvectors of `E C Eᵀ`: as the paper's `(E C^½)_r C^-½` with neither root nor inverse of C, which are
- * what its time would go into. All products are on the device; the processor keeps U orthonormal.
+ * what its time would go into. The correction takes half of the ranks, unless told otherwise, and fine-tuning begins in the
+ * others as it always does: from a correction alone it learns less, since it has to undo what it should learn beside.
+ * All products are on the device; the processor keeps U orthonormal.
  * @module
  */
 import { NibbleError } from "../errors.ts";
@@ -27,6 +29,7 @@ import { noGrad } from "../tensor/tape.ts";
 import { keep, scope, type Tensor, tensor, zeros } from "../tensor/tensor.ts";
 import { topEigen } from "./decompose.ts";
 import { type Calibration, inputMoments, type Moments } from "./input_moments.ts";
+import { initOf } from "./config.ts";
 import type { Adapter } from "./lora.ts";
 
 /** Options of {@link correctQuantization}. */
@@ -46,6 +49,8 @@ export interface Corrected {
 
 /** Products with `E C Eᵀ`, whose eigenvalues fall fast, since the inputs' do. */
 const PRODUCTS = 3;
+/** Eigenvalues, relative to the largest, that are too small to be told from rounding. */
+const LEAST = 1e-6;
 /** Vectors iterated beside the r that are wanted. */
 const MORE = 8;
 
@@ -68,14 +73,22 @@ export async function correctQuantization(
   const source = modelSource(weights, parameterShapes(model.config));
   const layers = [...adapter.layers.values()].filter(({ layer }) => layer.weight instanceof QuantizedTensor);
   if (layers.length === 0) throw new NibbleError("lora/nothing-to-correct", "No adapted layer is in 4 bits");
+  if (layers.some(({ layer }) => source.tensors.get(`${layer.module}.weight`)?.quantized)) {
+    throw new NibbleError("lora/needs-weights", "The files hold 4 bits, not what was quantized", {
+      where: "init_lora_weights",
+      remedy: "Begin from the model in 16 bits, or quantize it by `deno task quantize --calibrate`.",
+    });
+  }
   if (batches.length === 0) throw new NibbleError("lora/no-tokens", "No tokens to look at");
+  const init = initOf(adapter.config), given = init.kind === "qera" ? init.ranks : undefined;
   let done = 0, left = 0;
   for await (const [same, moments] of inputMoments(model, source, layers, batches)) {
     for (const { layer, a, b, scaling } of same) {
       if (options.signal?.aborted) throw new NibbleError("train/stopped", "Stopped before training began");
+      const rank = Math.min(a.rows, layer.shape[0], given ?? Math.ceil(a.rows / 2));
       const error = lost(layer, source.readF32(`${layer.module}.weight`) as Float32Array<ArrayBuffer>);
       try {
-        left += await correct({ a, b, scaling }, error, moments, hashText(layer.module));
+        left += await correct({ a, b, scaling }, rank, error, moments, hashText(layer.module));
       } finally {
         error.dispose();
       }
@@ -94,19 +107,22 @@ function lost({ weight, shape }: LinearLayer, w: Float32Array<ArrayBuffer>): Ten
 }
 
 /**
- * Writes the A `[r, in]` and B `[out, r]` with the least `tr (E − s B A) C (E − s B A)ᵀ`.
+ * Writes the first ranks of A `[r, in]` and B `[out, r]`: those with the least `tr (E − s B A) C (E − s B A)ᵀ`. The
+ * others stay LoRA's own, A as it is and B zero.
  *
+ * @param ranks how many, 1 to r
  * @param error E `[out, in]`
  * @param moments C, the blocks on its diagonal
  * @returns that least value, relative to the one without A and B
  */
 export async function correct(
   { a, b, scaling }: { a: Tensor; b: Tensor; scaling: number },
+  ranks: number,
   error: Tensor,
   moments: Moments,
   seed: number,
 ): Promise<number> {
-  const { rows: out, columns: into } = error, r = a.rows;
+  const { rows: out } = error, r = ranks;
   const groups = noGrad(() => weigh(error, moments));
   try {
     const traces = scope(() => groups.map(({ e, ec }) => keep(noGrad(() => sum(mul(e, ec))))));
@@ -122,14 +138,16 @@ export async function correct(
     };
     const width = Math.min(out, r + MORE);
     const { u, values } = await topEigen(out, r, times, { seed, width, products: PRODUCTS });
-    // s B A = U Uᵀ E, A and B weighing alike in the outputs; a direction without error leaves its rank as it began
+    // s B A = U Uᵀ E, A and B weighing alike in the outputs; where there is next to no error a rank stays as it began
+    const used = values.filter((v) => v > LEAST * values[0]!).length;
     const root = Array.from(values, (v) => Math.sqrt(Math.sqrt(Math.max(0, v)) / scaling));
-    const columns = (f: (k: number) => number) =>
-      Float32Array.from({ length: out * r }, (_, i) => u[i]! * f(i % r));
-    b.write(columns((k) => root[k]!));
+    const columns = (count: number, f: (row: number, k: number) => number) =>
+      Float32Array.from({ length: out * count }, (_, i) => f(Math.floor(i / count), i % count));
+    if (used === 0) return 0;
+    b.write(columns(b.columns, (row, k) => k < used ? u[row * r + k]! * root[k]! : 0));
     scope(() => {
-      const over = tensor(columns((k) => root[k]! > 0 ? 1 / (scaling * root[k]!) : 0), [out, r]);
-      matmulInto({ layout: "tn", x: over, w: error, y: a });
+      const over = columns(used, (row, k) => u[row * r + k]! / (scaling * root[k]!));
+      matmulInto({ layout: "tn", x: tensor(over, [out, used]), w: error, y: a.slice(0, used) });
     });
     return whole > 0 ? Math.max(0, 1 - values.reduce((sum, v) => sum + v, 0) / whole) : 0;
   } finally {

@@ -24,5 +24,5 @@ export {
   quantizeRows,
   rowQuantum,
 } from "./quantized_tensor.ts";
-export { refinable, refine } from "./refine.ts";
+export { refinable, refine, roundAhead } from "./refine.ts";
 export { fromQuantState, toQuantState } from "./transfer.ts";

@@ -9,8 +9,13 @@ import {
 } from "../../lib/quant/mod.ts";
 import { sub } from "../../lib/tensor/ops/pointwise.ts";
 import { scope, tensor } from "../../lib/tensor/tensor.ts";
+import { openGpu } from "../../lib/gpu/mod.ts";
+import { sharedMap } from "../../lib/quant/quantized_tensor.ts";
 import { gpuTest, refused } from "../gpu_helper.ts";
 import { normals } from "./helpers.ts";
+
+await openGpu();
+sharedMap(); // made once a device
 
 /** Weights, and the moments of inputs of which each goes together with the one before it. */
 function problem(rows: number, columns: number, tokens = 3 * columns) {
