@@ -51,7 +51,7 @@ export async function quantizeFolder(options: QuantizeFolderOptions): Promise<st
   try {
     options.onNote?.(describeLoad(model));
     const quantizedFrom = options.calibrate
-      ? await calibrateOn({ ...options.calibrate, model_name_or_path: name }, model, options)
+      ? await calibrateOn(options.calibrate, model, options)
       : undefined;
     makeOutputFolder(output);
     const files = await writeQuantizedModel(model, undefined, output, {
@@ -72,10 +72,11 @@ export async function quantizeFolder(options: QuantizeFolderOptions): Promise<st
 
 /** Chooses the codes for the first tokens of a recipe's training data. */
 async function calibrateOn(
-  s: TrainSettings,
+  recipe: TrainSettings,
   model: Model,
-  { onNote }: QuantizeFolderOptions,
+  { model: name, onNote }: QuantizeFolderOptions,
 ): Promise<QuantizedFrom> {
+  const s = { ...recipe, model_name_or_path: name, nibble_model_config: null, nibble_random_weights: false };
   const { files, tokenizer, hash, origin } = await openBase(s);
   try {
     const { train } = await prepareSides(s, trainTask(s), tokenizer, {});
