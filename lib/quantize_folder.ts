@@ -4,7 +4,6 @@
  */
 import { join } from "@std/path";
 import { loadModel, loadTokenizer } from "./api.ts";
-import type { QuantizedFrom } from "./lora/merge.ts";
 import { calibrate } from "./lora/calibrate.ts";
 import { makeOutputFolder, openModelSides } from "./formats/mod.ts";
 import { writeQuantizedModel } from "./lora/merge_4bit.ts";
@@ -50,14 +49,11 @@ export async function quantizeFolder(options: QuantizeFolderOptions): Promise<st
   });
   try {
     options.onNote?.(describeLoad(model));
-    const quantizedFrom = options.calibrate
-      ? await calibrateOn(options.calibrate, model, options)
-      : undefined;
+    if (options.calibrate) await calibrateOn(options.calibrate, model, options);
     makeOutputFolder(output);
     const files = await writeQuantizedModel(model, undefined, output, {
       dtype: options.dtype ?? storedDtype(model.path),
       ...(maxShardBytes ? { maxShardBytes } : {}),
-      ...(quantizedFrom ? { quantizedFrom } : {}),
     });
     if (hasTokenizer(model.path)) {
       const tokenizer = await loadTokenizer(name);
@@ -75,9 +71,9 @@ async function calibrateOn(
   recipe: TrainSettings,
   model: Model,
   { model: name, onNote }: QuantizeFolderOptions,
-): Promise<QuantizedFrom> {
+): Promise<void> {
   const s = { ...recipe, model_name_or_path: name, nibble_model_config: null, nibble_random_weights: false };
-  const { files, tokenizer, hash, origin } = await openBase(s);
+  const { files, tokenizer } = await openBase(s);
   try {
     const { train } = await prepareSides(s, trainTask(s), tokenizer, {});
     const { batches, tokens } = calibrationBatches(trainingOrder(train, s));
@@ -88,7 +84,6 @@ async function calibrateOn(
       } % of what the nearest codes ` +
         `do to their outputs (mean square) is left`,
     );
-    return { base: origin.base, base_hash: hash };
   } finally {
     files.source.close();
   }

@@ -74,17 +74,6 @@ export async function writeModel(
   return files;
 }
 
-/** Key in config.json of a model in 4 bits, under which it says what it was quantized from. */
-export const QUANTIZED_FROM = "nibble_quantized_from";
-
-/** The model that another one is the 4-bit form of. */
-export interface QuantizedFrom {
-  /** Folder, file or Hub id. */
-  base: string;
-  /** SHA-256 over its config and tensors. */
-  base_hash: string;
-}
-
 /** config.json of a merged model. */
 export function writeConfig(
   model: Model,
@@ -95,11 +84,9 @@ export function writeConfig(
     merged?: MergedAdapter | undefined;
     /** `quantization_config`, of a model in 4 bits. */
     quantization?: Record<string, unknown>;
-    /** What was quantized. */
-    quantizedFrom?: QuantizedFrom | undefined;
   },
 ): void {
-  const { quantization_config: _, [QUANTIZED_FROM]: __, dtype: newName, ...config } = model.rawConfig;
+  const { quantization_config: _, dtype: newName, ...config } = model.rawConfig;
   const dtype = DTYPE_NAMES[options.dtype];
   const parents = (config[MERGED_ADAPTERS] as MergedAdapter[] | undefined) ?? [];
   const value = {
@@ -109,7 +96,6 @@ export function writeConfig(
     ...(unties(model, adapter) ? { tie_word_embeddings: false } : {}),
     ...(options.merged ? { [MERGED_ADAPTERS]: [...parents, options.merged] } : {}),
     ...(options.quantization ? { quantization_config: options.quantization } : {}),
-    ...(options.quantizedFrom ? { [QUANTIZED_FROM]: options.quantizedFrom } : {}),
   };
   writeText(join(folder, "config.json"), JSON.stringify(value, null, 2) + "\n");
 }

@@ -14,7 +14,7 @@ import type { Model } from "../model/model.ts";
 import { storedShape } from "../model/parameters.ts";
 import { QuantizedTensor, toQuantState } from "../quant/mod.ts";
 import type { Adapter } from "./lora.ts";
-import { DTYPE_NAMES, mergedParameters, mergedValues, type QuantizedFrom, writeConfig } from "./merge.ts";
+import { DTYPE_NAMES, mergedParameters, mergedValues, writeConfig } from "./merge.ts";
 
 /** Options of {@link writeQuantizedModel}. */
 export interface WriteQuantizedOptions {
@@ -22,8 +22,6 @@ export interface WriteQuantizedOptions {
   dtype?: "F32" | "F16" | "BF16";
   maxShardBytes?: number;
   merged?: MergedAdapter;
-  /** What was quantized, which config.json records. */
-  quantizedFrom?: QuantizedFrom;
 }
 
 /**
@@ -36,7 +34,7 @@ export async function writeQuantizedModel(
   folder: string,
   options: WriteQuantizedOptions = {},
 ): Promise<string[]> {
-  const { dtype = "BF16", maxShardBytes, merged, quantizedFrom } = options;
+  const { dtype = "BF16", maxShardBytes, merged } = options;
   const tensors: StreamedTensor[] = [];
   const skipped = new Set(["lm_head"]);
   let sample: QuantizedTensor | undefined;
@@ -59,7 +57,7 @@ export async function writeQuantizedModel(
   const files = await streamShardedSafetensors(folder, tensors, maxShardBytes ? { maxShardBytes } : {});
   writeConfig(model, adapter, folder, {
     dtype,
-    ...{ merged, quantizedFrom },
+    merged,
     ...(sample ? { quantization: quantizationConfig(sample, [...skipped], dtype) } : {}),
   });
   return files;

@@ -76,7 +76,7 @@ export async function correctQuantization(
   if (layers.some(({ layer }) => source.tensors.get(`${layer.module}.weight`)?.quantized)) {
     throw new NibbleError("lora/needs-weights", "The files hold 4 bits, not what was quantized", {
       where: "init_lora_weights",
-      remedy: "Begin from the model in 16 bits, or quantize it by `deno task quantize --calibrate`.",
+      remedy: "Begin from the model in 16 bits; QERA quantizes it and sees what was lost.",
     });
   }
   if (batches.length === 0) throw new NibbleError("lora/no-tokens", "No tokens to look at");

@@ -4,15 +4,11 @@
  */
 import type { Batch } from "../data/mod.ts";
 import { gpu } from "../gpu/mod.ts";
-import type { ModelFiles } from "../formats/mod.ts";
-import { NibbleError } from "../errors.ts";
-import { QUANTIZED_FROM, type QuantizedFrom } from "../lora/merge.ts";
 import { correctQuantization } from "../lora/qera.ts";
-import { openBase, type TrainableModel } from "./model_setup.ts";
+import type { TrainableModel } from "./model_setup.ts";
 import type { Order } from "./prepare.ts";
 import type { PreparedRun } from "./prepare_run.ts";
 import type { Reporter } from "./progress.ts";
-import type { TrainSettings } from "./settings.ts";
 
 /** Tokens looked at: several times as many as the inputs of a layer have columns, for the models that fit here. */
 const TOKENS = 8192;
@@ -34,16 +30,14 @@ export function calibrationBatches(order: Order): { batches: Batch[]; tokens: nu
 export async function beginCorrected(
   { adapter }: TrainableModel,
   run: PreparedRun,
-  settings: TrainSettings,
   { reporter, signal }: { reporter: Reporter; signal?: AbortSignal | undefined },
 ): Promise<void> {
   const { batches, tokens } = calibrationBatches(run.order);
   const started = performance.now();
-  const exact = await exactFiles(settings, run);
-  const { layers, left } = await correctQuantization(adapter!, exact.source, batches, {
+  const { layers, left } = await correctQuantization(adapter!, run.files.source, batches, {
     onProgress: (done, total) => reporter.step({ step: done, maxSteps: total }),
     signal,
-  }).finally(() => exact !== run.files && exact.source.close());
+  });
   reporter.done();
   const seconds = (performance.now() - started) / 1000;
   reporter.note(
@@ -53,20 +47,4 @@ export async function beginCorrected(
       `their outputs (mean square) is left, ${seconds.toFixed(0)} s`,
   );
   gpu().pool.trim();
-}
-
-/** The files of what the base was quantized from: its own, unless it came in 4 bits and says of what. */
-async function exactFiles(s: TrainSettings, { files }: PreparedRun): Promise<ModelFiles> {
-  const from = files.config[QUANTIZED_FROM] as QuantizedFrom | undefined;
-  if (!from) return files;
-  const opened = await openBase({
-    ...s,
-    ...{ model_name_or_path: from.base, model_revision: "main", tokenizer_name_or_path: null },
-  });
-  if (opened.hash === from.base_hash) return opened.files;
-  opened.files.source.close();
-  throw new NibbleError("train/other-base", `'${from.base}' is not what the base was quantized from`, {
-    where: files.path,
-    remedy: "Quantize it again, or begin without init_lora_weights: qera.",
-  });
 }

@@ -108,7 +108,7 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
   try {
     setUp = setUpModel(s, run.files, run.maxPositions, { residentBytes: run.plan.residentBytes });
     if (setUp.adapter && initOf(setUp.adapter.config).kind === "qera" && !resumeFolder(s)) {
-      await beginCorrected(setUp, run, s, { reporter, signal: options.signal }).catch((error) => {
+      await beginCorrected(setUp, run, { reporter, signal: options.signal }).catch((error) => {
         setUp.dispose();
         throw error;
       });
