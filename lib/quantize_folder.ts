@@ -28,6 +28,8 @@ export interface QuantizeFolderOptions extends Partial<QuantizationConfig> {
   maxShardBytes?: number | undefined;
   /** A recipe's settings: codes are chosen for the inputs that its training data gives each layer. */
   calibrate?: TrainSettings | undefined;
+  /** Called after each layer whose codes were chosen. */
+  onCalibrated?: ((done: number, total: number) => void) | undefined;
   onNote?: (note: string) => void;
   onProgress?: (done: number, total: number) => void;
 }
@@ -70,14 +72,16 @@ export async function quantizeFolder(options: QuantizeFolderOptions): Promise<st
 async function calibrateOn(
   recipe: TrainSettings,
   model: Model,
-  { model: name, onNote }: QuantizeFolderOptions,
+  { model: name, onNote, onCalibrated }: QuantizeFolderOptions,
 ): Promise<void> {
   const s = { ...recipe, model_name_or_path: name, nibble_model_config: null, nibble_random_weights: false };
   const { files, tokenizer } = await openBase(s);
   try {
     const { train } = await prepareSides(s, trainTask(s), tokenizer, {});
     const { batches, tokens } = calibrationBatches(trainingOrder(train, s));
-    const { layers, left } = await calibrate(model, files.source, batches);
+    const { layers, left } = await calibrate(model, files.source, batches, {
+      ...(onCalibrated ? { onProgress: onCalibrated } : {}),
+    });
     onNote?.(
       `calibrated  ${layers} layers on ${tokens} tokens: ${
         (100 * left).toFixed(0)

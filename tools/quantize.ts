@@ -5,6 +5,7 @@
 import { STORED_TYPES } from "../lib/lora/merge.ts";
 import { quantizeFolder } from "../lib/quantize_folder.ts";
 import { readRecipe } from "../lib/recipe/mod.ts";
+import { createReporter } from "../lib/train/progress.ts";
 import { badOption, flag, oneOf, readOptions, runCommand, text } from "./command.ts";
 
 const HELP = `Usage: deno task quantize --model PATH --output DIR [options]
@@ -39,6 +40,7 @@ async function main(): Promise<number> {
   if (!/^\d+$/.test(blocksize)) {
     throw badOption("quantize", `--bnb_4bit_blocksize is '${blocksize}', not a number such as 64`);
   }
+  const reporter = createReporter();
   const files = await quantizeFolder({
     ...{ model: args.model, output: args.output, doubleQuant: args.bnb_4bit_use_double_quant ?? true },
     quantType: oneOf("quantize", "bnb_4bit_quant_type", bnb_4bit_quant_type, QUANT_TYPES),
@@ -46,8 +48,10 @@ async function main(): Promise<number> {
     skipModules: args.llm_int8_skip_modules?.split(",").map((name) => name.trim()) ?? [],
     dtype: args.dtype === undefined ? undefined : oneOf("quantize", "dtype", args.dtype, STORED_TYPES),
     calibrate: args.calibrate === undefined ? undefined : readRecipe(args.calibrate).settings,
-    onNote: (note) => console.log(note),
+    onCalibrated: (done, total) => reporter.step({ step: done, maxSteps: total }),
+    onNote: (note) => reporter.note(note),
   });
+  reporter.done();
   for (const path of files) console.log(`${path}: ${(Deno.statSync(path).size / 1e6).toFixed(1)} MB`);
   return 0;
 }
