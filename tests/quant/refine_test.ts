@@ -5,6 +5,7 @@ import {
   quantize,
   type QuantizedTensor,
   refine,
+  roundAhead,
   toQuantState,
 } from "../../lib/quant/mod.ts";
 import { sub } from "../../lib/tensor/ops/pointwise.ts";
@@ -120,4 +121,34 @@ gpuTest("what cannot be chosen by columns is refused", () => {
   using c = tensor(new Float32Array(144), [12, 12]);
   refused(() => refine(q, 0, e, c, 1), "quant/refine", /cannot be chosen/);
   refused(() => refine(q, 4, e, c, 1), "tensor/shape", /refine/);
+});
+
+gpuTest("rounding ahead takes the codes that the recursion takes, one column after the other", async () => {
+  const rows = 70, columns = 136, { w } = problem(rows, columns);
+  // any unit upper triangle will do; that of C is tested where it is made
+  const f = normals(columns * columns, 9).map((v, i) => {
+    const row = Math.floor(i / columns), column = i % columns;
+    return column < row ? 0 : column === row ? 1 : 0.5 * v / (column - row);
+  });
+  using weight = tensor(w, [rows, columns]);
+  using q = quantize(weight);
+  scope(() => roundAhead(q, 0, sub(weight, dequantize(q)), tensor(f, [columns, columns])));
+  using now = dequantize(q);
+  const got = await now.data(), absmax = decodeAbsmax(await toQuantState(q));
+  let near = 0;
+  for (let row = 0; row < rows; row++) {
+    const errors: number[] = []; // w − q of the columns so far, of the codes that the device took
+    for (let j = 0; j < columns; j++) {
+      const i = row * columns + j, s = absmax[Math.floor(i / 64)]!;
+      let asked = w[i]!;
+      for (let k = 0; k < j; k++) asked += errors[k]! * f[k * columns + j]!;
+      const away = Array.from(q.codeBook.values, (v) => Math.abs(v * s - asked)).sort((a, b) => a - b);
+      // f32: sums of up to 136 products; within that of a border either code is right
+      const rounding = columns * 2 ** -22 * s;
+      assert.ok(Math.abs(got[i]! - asked) <= away[0]! + rounding, `row ${row}, column ${j}`);
+      if (away[1]! - away[0]! < rounding) near++;
+      errors.push(w[i]! - got[i]!);
+    }
+  }
+  assert.ok(near < 10, `${near} of ${w.length} lie near a border, where anything passes`);
 });
