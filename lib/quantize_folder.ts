@@ -4,10 +4,22 @@
  */
 import { join } from "@std/path";
 import { loadModel, loadTokenizer } from "./api.ts";
+<<<<<<< HEAD
 import { makeOutputFolder, openModelSides, type QuantStorage } from "./formats/mod.ts";
+=======
+import { calibrate } from "./lora/calibrate.ts";
+import { makeOutputFolder, openModelSides } from "./formats/mod.ts";
+>>>>>>> quality
 import { writeQuantizedModel } from "./lora/merge_4bit.ts";
 import { storedDtype, writeGeneration } from "./merge_folder.ts";
 import { describeLoad, type QuantizationConfig } from "./model/load.ts";
+import type { Model } from "./model/model.ts";
+import { calibrationBatches } from "./train/begin_corrected.ts";
+import { openBase } from "./train/model_setup.ts";
+import { trainingOrder } from "./train/prepare.ts";
+import { prepareSides } from "./train/prepare_run.ts";
+import type { TrainSettings } from "./train/settings.ts";
+import { trainTask } from "./train/task.ts";
 
 /** Options of {@link quantizeFolder}; what is not given is NF4 in blocks of 64 with double quantization. */
 export interface QuantizeFolderOptions extends Partial<QuantizationConfig> {
@@ -20,6 +32,10 @@ export interface QuantizeFolderOptions extends Partial<QuantizationConfig> {
   /** As what type packed values are labelled in the file; default `U8`; for FSDP that of the rest. */
   quantStorage?: QuantStorage | undefined;
   maxShardBytes?: number | undefined;
+  /** A recipe's settings: codes are chosen for the inputs that its training data gives each layer. */
+  calibrate?: TrainSettings | undefined;
+  /** Called after each layer whose codes were chosen. */
+  onCalibrated?: ((done: number, total: number) => void) | undefined;
   onNote?: (note: string) => void;
   onProgress?: (done: number, total: number) => void;
 }
@@ -41,6 +57,7 @@ export async function quantizeFolder(options: QuantizeFolderOptions): Promise<st
   });
   try {
     options.onNote?.(describeLoad(model));
+    if (options.calibrate) await calibrateOn(options.calibrate, model, options);
     makeOutputFolder(output);
     const files = await writeQuantizedModel(model, undefined, output, {
       dtype: options.dtype ?? storedDtype(model.path),
@@ -55,6 +72,31 @@ export async function quantizeFolder(options: QuantizeFolderOptions): Promise<st
     return files.map((file) => join(output, file));
   } finally {
     model.dispose();
+  }
+}
+
+/** Chooses the codes for the first tokens of a recipe's training data. */
+async function calibrateOn(
+  recipe: TrainSettings,
+  model: Model,
+  { model: name, onNote, onCalibrated }: QuantizeFolderOptions,
+): Promise<void> {
+  const s = { ...recipe, model_name_or_path: name, nibble_model_config: null, nibble_random_weights: false };
+  const { files, tokenizer } = await openBase(s);
+  try {
+    const { train } = await prepareSides(s, trainTask(s), tokenizer, {});
+    const { batches, tokens } = calibrationBatches(trainingOrder(train, s));
+    const { layers, left } = await calibrate(model, files.source, batches, {
+      ...(onCalibrated ? { onProgress: onCalibrated } : {}),
+    });
+    onNote?.(
+      `calibrated  ${layers} layers on ${tokens} tokens: ${
+        (100 * left).toFixed(0)
+      } % of what the nearest codes ` +
+        `do to their outputs (mean square) is left`,
+    );
+  } finally {
+    files.source.close();
   }
 }
 

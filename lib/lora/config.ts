@@ -48,12 +48,12 @@ export type Init =
   /** The largest singular triplets; `niter` power iterations of a random start, or to convergence. */
   | { kind: "pissa"; niter: number | undefined }
   | { kind: "loftq" }
-  /** Begins plainly; `correctQuantization` overwrites A and B once there is something to read. */
-  | { kind: "qera" };
+  /** Begins plainly; `correctQuantization` overwrites so many ranks, or half, once there is something to read. */
+  | { kind: "qera"; ranks: number | undefined };
 
 /**
  * Reads `init_lora_weights`: `true` (A Kaiming-uniform, B zero), `false` (both random, for tests), `gaussian`,
- * `pissa`, `pissa_niter_N`, `olora`, `loftq`, `qera`.
+ * `pissa`, `pissa_niter_N`, `olora`, `loftq`, `qera`, `qera_rank_N`.
  *
  * @throws NibbleError `lora/init` for another name, and for LoftQ other than of 4 bits and one iteration
  */
@@ -62,9 +62,11 @@ export function initOf(config: LoraConfig): Init {
   if (given === true) return { kind: "default" };
   if (given === false) return { kind: "random" };
   const name = given.toLowerCase();
-  if (name === "gaussian" || name === "olora" || name === "qera") return { kind: name };
+  if (name === "gaussian" || name === "olora") return { kind: name };
   const pissa = /^pissa(?:_niter_(\d+))?$/.exec(name);
   if (pissa) return { kind: "pissa", niter: pissa[1] === undefined ? undefined : Number(pissa[1]) };
+  const qera = /^qera(?:_rank_([1-9]\d*))?$/.exec(name);
+  if (qera) return { kind: "qera", ranks: qera[1] === undefined ? undefined : Number(qera[1]) };
   const { loftq_bits: bits = 4, loftq_iter: iterations = 1 } = config.loftq_config ?? {};
   if (name === "loftq" && bits === 4 && iterations === 1) return { kind: "loftq" };
   throw new NibbleError(
@@ -75,7 +77,7 @@ export function initOf(config: LoraConfig): Init {
     {
       remedy: name === "loftq"
         ? "loftq_bits is 4 and loftq_iter 1: then the base stays what the files say, in 4 bits."
-        : "Supported: true, false, gaussian, pissa, pissa_niter_N, olora, loftq, qera.",
+        : "Supported: true, false, gaussian, pissa, pissa_niter_N, olora, loftq, qera, qera_rank_N.",
     },
   );
 }

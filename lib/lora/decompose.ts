@@ -81,6 +81,45 @@ export function leadingBasis(w: Matrix, r: number): Float64Array {
   return orthonormal(take(Float64Array.from(w.data), rows, columns, 0, r), rows, r);
 }
 
+/** Options of {@link topEigen}. */
+export interface TopEigenOptions {
+  seed: number;
+  /** Products with M. Each brings what is not of the largest eigenvectors down by a factor of their eigenvalues. */
+  products: number;
+  /** Vectors iterated, at least r: the more, the nearer the r largest come in as many products. */
+  width: number;
+}
+
+/**
+ * The `r` largest eigenpairs of a symmetric M without negative ones, of which only products are needed: subspace
+ * iteration from a random start (Halko et al. 2011, arXiv 0909.4061, algorithm 5.1 with M for W).
+ *
+ * @param apply `M Q`, Q `[n, width]`; may be rounded to f32
+ * @returns u `[n, r]` orthonormal, values falling
+ */
+export async function topEigen(
+  n: number,
+  r: number,
+  apply: (q: Float64Array, width: number) => Promise<ArrayLike<number>>,
+  { seed, products, width }: TopEigenOptions,
+): Promise<{ u: Float64Array; values: Float64Array }> {
+  let q = orthonormal(Float64Array.from({ length: n * width }, (_, i) => normal(seed, i)), n, width);
+  for (let i = 1; i < products; i++) q = orthonormal(Float64Array.from(await apply(q, width)), n, width);
+  const image = Float64Array.from(await apply(q, width));
+  const core = transposedTimes({ rows: n, columns: width, data: q }, image, width);
+  for (let i = 0; i < width; i++) { // symmetric but for rounding
+    for (let j = 0; j < i; j++) {
+      core[i * width + j] = core[j * width + i] = (core[i * width + j]! + core[j * width + i]!) / 2;
+    }
+  }
+  const { s, v } = jacobi(core, width);
+  const order = largest(s, r);
+  return {
+    u: times({ rows: n, columns: width, data: q }, chosen(v, width, order), r),
+    values: Float64Array.from(order, (o) => s[o]!),
+  };
+}
+
 /** `W X`, X `[columns, n]`. */
 function times(w: Matrix, x: Float64Array, n: number): Float64Array {
   const { rows, columns, data } = w;
@@ -95,7 +134,7 @@ function times(w: Matrix, x: Float64Array, n: number): Float64Array {
  * `out += f X` of a row f and a matrix X of rows of n numbers, four rows at a time: out is read and written a quarter
  * as often, which is what the time goes into.
  */
-export function addRows(out: Float64Array, f: Matrix["data"], x: Float64Array, n: number): void {
+function addRows(out: Float64Array, f: Matrix["data"], x: Float64Array, n: number): void {
   let j = 0;
   for (; j + 4 <= f.length; j += 4) {
     const f0 = f[j]!, f1 = f[j + 1]!, f2 = f[j + 2]!, f3 = f[j + 3]!;
@@ -187,14 +226,23 @@ function ritz(w: Matrix, basis: Float64Array, width: number, r: number): Triplet
   const right = orthonormal(core, columns, width);
   const small = transposedTimes({ rows: columns, columns: width, data: right }, core, width);
   const { u: v, s, v: p } = jacobi(small, width);
-  const order = Array.from(s.keys()).sort((a, b) => s[b]! - s[a]!).slice(0, r);
-  const chosen = (x: Float64Array) =>
-    Float64Array.from({ length: width * r }, (_, i) => x[Math.floor(i / r) * width + order[i % r]!]!);
+  const order = largest(s, r);
   return {
-    u: times({ rows, columns: width, data: basis }, chosen(p), r),
+    u: times({ rows, columns: width, data: basis }, chosen(p, width, order), r),
     s: Float64Array.from(order, (o) => s[o]!),
-    v: times({ rows: columns, columns: width, data: right }, chosen(v), r),
+    v: times({ rows: columns, columns: width, data: right }, chosen(v, width, order), r),
   };
+}
+
+/** Where the r largest are, falling. */
+function largest(s: Float64Array, r: number): number[] {
+  return Array.from(s.keys()).sort((a, b) => s[b]! - s[a]!).slice(0, r);
+}
+
+/** Columns of a square matrix. */
+function chosen(x: Float64Array, width: number, columns: readonly number[]): Float64Array {
+  const r = columns.length;
+  return Float64Array.from({ length: width * r }, (_, i) => x[Math.floor(i / r) * width + columns[i % r]!]!);
 }
 
 /** `X = U diag(s) Vᵀ` of a square matrix by rotating pairs of columns until all are orthogonal (Hestenes 1958). */
@@ -247,4 +295,54 @@ function residual(w: Matrix, { u, s, v }: Triplets, r: number): number {
     worst = Math.max(worst, Math.sqrt(sum));
   }
   return worst;
+}
+
+/**
+ * Upper triangular F with ones on its diagonal, `C + damping = F D Fᵀ` with a diagonal D: Cholesky's factor from the
+ * last row up, its columns divided by its diagonal.
+ *
+ * @param damping of C's mean diagonal. Where C's own rounding outweighs it a pivot falls below it, which none can
+ *   otherwise, and ten times as much is added.
+ */
+export function unitUpper({ rows: n, data }: Matrix, damping: number): Float64Array {
+  let trace = 0;
+  for (let i = 0; i < n; i++) trace += data[i * n + i]!;
+  const scale = trace > 0 ? n / trace : 0;
+  const turned = new Float64Array(n * n);
+  for (let i = 0; i < n * n; i++) turned[n * n - 1 - i] = data[i]! * scale;
+  for (let added = damping;; added *= 10) {
+    const l = cholesky(turned, n, added);
+    if (!l) continue;
+    const f = new Float64Array(n * n);
+    for (let i = 0; i < n; i++) {
+      for (let j = i; j < n; j++) {
+        const column = (n - 1 - j) * n + n - 1 - j;
+        f[i * n + j] = l[(n - 1 - i) * n + n - 1 - j]! / l[column]!;
+      }
+    }
+    return f;
+  }
+}
+
+/** Lower triangular L with `L Lᵀ = C + damping`; undefined where a pivot is less than half the damping. */
+function cholesky(c: Float64Array, n: number, damping: number): Float64Array | undefined {
+  const l = new Float64Array(n * n);
+  for (let i = 0; i < n; i++) {
+    const own = l.subarray(i * n, i * n + n);
+    for (let j = 0; j <= i; j++) {
+      const other = l.subarray(j * n, j * n + n);
+      let s0 = 0, s1 = 0, s2 = 0, s3 = 0, k = 0; // four sums: one would wait for itself
+      for (; k + 4 <= j; k += 4) {
+        s0 += own[k]! * other[k]!;
+        s1 += own[k + 1]! * other[k + 1]!;
+        s2 += own[k + 2]! * other[k + 2]!;
+        s3 += own[k + 3]! * other[k + 3]!;
+      }
+      for (; k < j; k++) s0 += own[k]! * other[k]!;
+      const sum = c[i * n + j]! + (i === j ? damping : 0) - (s0 + s1 + s2 + s3);
+      if (i === j && !(sum > damping / 2)) return undefined;
+      own[j] = i === j ? Math.sqrt(sum) : sum / other[j]!;
+    }
+  }
+  return l;
 }

@@ -14,31 +14,34 @@ import { productInto } from "../tensor/ops/linear.ts";
 import { mul } from "../tensor/ops/pointwise.ts";
 import { noGrad } from "../tensor/tape.ts";
 import { keep, scope, type Tensor, tensor, zeros } from "../tensor/tensor.ts";
-import type { Matrix } from "./decompose.ts";
-import type { LoraLayer } from "./lora.ts";
 
 /** Tokens to look at; those of segment 0 are padding. */
 export type Calibration = Parameters<typeof modelInput>[0];
 
-/** `xᵀ x` of a layer's inputs, the blocks on its diagonal of at most {@link WIDEST} columns. */
-export type Moments = readonly Matrix[];
+/** Whatever belongs to a layer whose inputs are measured. */
+interface Reading {
+  readonly layer: LinearLayer;
+}
 
-/** Wider inputs are taken as independent groups of this many: the factor's cost grows with the cube. */
-const WIDEST = 2048;
+/** `xᵀ x` of a layer's inputs, the blocks on its diagonal of at most {@link WIDEST} columns, on the device. */
+export type Moments = readonly Tensor[];
+
+/** Wider inputs are taken as independent groups of this many: then the sums fit the smallest binding there is. */
+const WIDEST = 4096;
 
 /**
  * Runs the batches through the model block by block and yields `xᵀ x` over all tokens but padding, with the layers that
- * share the input. Each block computes with the weights of the files while it is looked at, and only then, so that the
+ * share the input; the sums are gone when the next are asked for. Each block computes with the weights of the files while it is looked at, and only then, so that the
  * inputs are those of the exact model and one block of it is held.
  */
-export async function* inputMoments(
+export async function* inputMoments<T extends Reading>(
   model: Model,
   source: TensorSource,
-  layers: readonly LoraLayer[],
+  layers: readonly T[],
   batches: readonly Calibration[],
   widest = WIDEST,
-): AsyncGenerator<[LoraLayer[], Moments]> {
-  const wanted = new Map(layers.map((lora) => [lora.layer, lora]));
+): AsyncGenerator<[T[], Moments]> {
+  const wanted = new Map<LinearLayer, T>(layers.map((own) => [own.layer, own]));
   const last = model.blocks.findLastIndex((block) => linearsOf(block).some((l) => wanted.has(l)));
   const running = batches.map((batch) =>
     noGrad(() =>
@@ -54,7 +57,7 @@ export async function* inputMoments(
   );
   try {
     for (const [i, block] of model.blocks.slice(0, last + 1).entries()) {
-      const found: Measured[] = [];
+      const found: Measured<T>[] = [];
       try {
         withExactWeights(linearsOf(block), source, () => {
           for (const run of running) {
@@ -72,11 +75,7 @@ export async function* inputMoments(
             gpu().stream.flush();
           }
         });
-        for (const { same, blocks } of found) {
-          const moments: Matrix[] = [];
-          for (const t of blocks) moments.push({ rows: t.rows, columns: t.columns, data: await t.data() });
-          yield [same, moments];
-        }
+        for (const { same, blocks } of found) yield [same, blocks];
       } finally {
         for (const t of found.flatMap(({ blocks }) => blocks)) t.dispose();
       }
@@ -89,29 +88,29 @@ export async function* inputMoments(
 }
 
 /** Layers that read one input, and the sums over it. */
-interface Measured {
-  same: LoraLayer[];
+interface Measured<T> {
+  same: T[];
   blocks: Tensor[];
 }
 
 /** Adds a layer's input to its sums; within one batch, layers that read the same tensor have the same sums. */
-function watcher(
-  found: Measured[],
-  wanted: ReadonlyMap<LinearLayer, LoraLayer>,
+function watcher<T extends Reading>(
+  found: Measured<T>[],
+  wanted: ReadonlyMap<LinearLayer, T>,
   mask: Tensor | undefined,
   widest: number,
 ): (layer: LinearLayer, x: Tensor) => void {
-  const seen = new Map<Tensor, Measured>();
+  const seen = new Map<Tensor, Measured<T>>();
   return (layer, x) => {
-    const lora = wanted.get(layer);
-    if (!lora) return;
-    let own = found.find(({ same }) => same.includes(lora));
+    const reading = wanted.get(layer);
+    if (!reading) return;
+    let own = found.find(({ same }) => same.includes(reading));
     if (!own) {
       own = seen.get(x);
-      if (own) own.same.push(lora);
+      if (own) own.same.push(reading);
       else {
         own = {
-          same: [lora],
+          same: [reading],
           blocks: groupsOf(x.columns, widest).map((n) => keep(zeros([n, n], "f32", "scratch"))),
         };
         found.push(own);

@@ -7,8 +7,11 @@
  * undoes little. The inputs are those of the model as its files have it: with inputs of the model in 4 bits, which are
  * wrong already, SmolLM2-135M keeps more than twice the loss.
  *
- * The mean square is `‖(W − Q(W) − s B A) L‖²` with `L Lᵀ = xᵀ x`. Any such L gives the same minimum; the paper takes
- * the symmetric root, nibble Cholesky's factor, which needs no eigenvalues.
+ * With E = W − Q(W) and C = xᵀ x the mean square is `tr (E − s B A) C (E − s B A)ᵀ`, and the best s B A is `U Uᵀ E`, U
+ * the r largest eigenvectors of `E C Eᵀ`: as the paper's `(E C^½)_r C^-½` with neither root nor inverse of C, which are
+ * what its time would go into. The correction takes half of the ranks, unless told otherwise, and fine-tuning begins in the
+ * others as it always does: from a correction alone it learns less, since it has to undo what it should learn beside.
+ * All products are on the device; the processor keeps U orthonormal.
  * @module
  */
 import { NibbleError } from "../errors.ts";
@@ -16,11 +19,17 @@ import type { TensorSource } from "../formats/mod.ts";
 import type { LinearLayer } from "../model/linear.ts";
 import { modelSource, parameterShapes } from "../model/parameters.ts";
 import { hashText } from "../model/random_source.ts";
-import { dequantizeRows, QuantizedTensor } from "../quant/mod.ts";
-import { empty } from "../tensor/tensor.ts";
-import { addRows, type Matrix, topSingular } from "./decompose.ts";
-import { balanced } from "./init.ts";
-import { type Calibration, inputMoments } from "./input_moments.ts";
+import { dequantize, QuantizedTensor } from "../quant/mod.ts";
+import { takeColumns } from "../tensor/ops/columns.ts";
+import { matmulInto } from "../tensor/ops/matmul_kernel.ts";
+import { product, productInto } from "../tensor/ops/linear.ts";
+import { mul, sub } from "../tensor/ops/pointwise.ts";
+import { sum } from "../tensor/ops/reduce.ts";
+import { noGrad } from "../tensor/tape.ts";
+import { keep, scope, type Tensor, tensor, zeros } from "../tensor/tensor.ts";
+import { topEigen } from "./decompose.ts";
+import { type Calibration, inputMoments, type Moments } from "./input_moments.ts";
+import { initOf } from "./config.ts";
 import type { Adapter } from "./lora.ts";
 
 /** Options of {@link correctQuantization}. */
@@ -38,15 +47,12 @@ export interface Corrected {
   left: number;
 }
 
-/** A square block of a lower triangular matrix. */
-type Factor = Matrix & { data: Float64Array };
-
-/** Added to the diagonal, relative to its mean: directions that few tokens showed count for a little. */
-const DAMPING = 1e-4;
-/** Power iterations of the decomposition; the singular values fall fast, since the inputs' do. */
-const ITERATIONS = 2;
-/** Rows of the factor taken together. */
-const BAND = 64;
+/** Products with `E C Eᵀ`, whose eigenvalues fall fast, since the inputs' do. */
+const PRODUCTS = 3;
+/** Eigenvalues, relative to the largest, that are too small to be told from rounding. */
+const LEAST = 1e-6;
+/** Vectors iterated beside the r that are wanted. */
+const MORE = 8;
 
 /**
  * Overwrites A and B of every layer in 4 bits. The base stays. Deterministic: same tokens, same bits on one driver.
@@ -67,19 +73,25 @@ export async function correctQuantization(
   const source = modelSource(weights, parameterShapes(model.config));
   const layers = [...adapter.layers.values()].filter(({ layer }) => layer.weight instanceof QuantizedTensor);
   if (layers.length === 0) throw new NibbleError("lora/nothing-to-correct", "No adapted layer is in 4 bits");
+  if (layers.some(({ layer }) => source.tensors.get(`${layer.module}.weight`)?.quantized)) {
+    throw new NibbleError("lora/needs-weights", "The files hold 4 bits, not what was quantized", {
+      where: "init_lora_weights",
+      remedy: "Begin from the model in 16 bits; QERA quantizes it and sees what was lost.",
+    });
+  }
   if (batches.length === 0) throw new NibbleError("lora/no-tokens", "No tokens to look at");
+  const init = initOf(adapter.config), given = init.kind === "qera" ? init.ranks : undefined;
   let done = 0, left = 0;
   for await (const [same, moments] of inputMoments(model, source, layers, batches)) {
-    const factors = moments.map(cholesky);
-    for (const lora of same) {
+    for (const { layer, a, b, scaling } of same) {
       if (options.signal?.aborted) throw new NibbleError("train/stopped", "Stopped before training began");
-      const { layer, a, b, scaling } = lora;
-      const [rows, columns] = layer.shape;
-      const error = await lost(layer, source.readF32(`${layer.module}.weight`));
-      const start = correction({ rows, columns, data: error }, factors, a.shape[0]!, scaling, layer.module);
-      a.write(start.a);
-      b.write(start.b);
-      left += start.left;
+      const rank = Math.min(a.rows, layer.shape[0], given ?? Math.ceil(a.rows / 2));
+      const error = lost(layer, source.readF32(`${layer.module}.weight`) as Float32Array<ArrayBuffer>);
+      try {
+        left += await correct({ a, b, scaling }, rank, error, moments, hashText(layer.module));
+      } finally {
+        error.dispose();
+      }
       options.onProgress?.(++done, layers.length, layer.module);
       await new Promise((resume) => setTimeout(resume)); // Ctrl-C and Stop are heard here
     }
@@ -88,108 +100,69 @@ export async function correctQuantization(
 }
 
 /** `W − Q(W)`, as the device decodes it. */
-async function lost({ weight }: LinearLayer, w: Float32Array): Promise<Float32Array> {
-  const [rows, columns] = weight.shape as [number, number];
-  const held = empty([rows, columns], "f32", "scratch");
-  dequantizeRows(weight as QuantizedTensor, 0, rows, held);
-  const values = await held.data();
-  held.dispose();
-  return w.map((v, i) => v - values[i]!);
+function lost({ weight, shape }: LinearLayer, w: Float32Array<ArrayBuffer>): Tensor {
+  return noGrad(() =>
+    keep(scope(() => sub(tensor(w, shape, "f32", "scratch"), dequantize(weight as QuantizedTensor))))
+  );
 }
 
 /**
- * A `[r, in]` and B `[out, r]` with the least `‖(E − s B A) L‖`, L of blocks on the diagonal.
+ * Writes the first ranks of A `[r, in]` and B `[out, r]`: those with the least `tr (E − s B A) C (E − s B A)ᵀ`. The
+ * others stay LoRA's own, A as it is and B zero.
  *
+ * @param ranks how many, 1 to r
  * @param error E `[out, in]`
- * @returns A, B and `‖(E − s B A) L‖² / ‖E L‖²`
- * @param factors the blocks of L, lower triangular, in the order of the columns
+ * @param moments C, the blocks on its diagonal
+ * @returns that least value, relative to the one without A and B
  */
-export function correction(
-  error: Matrix,
-  factors: readonly Factor[],
-  r: number,
-  scaling: number,
-  module: string,
-): { a: Float32Array<ArrayBuffer>; b: Float32Array<ArrayBuffer>; left: number } {
-  const { rows, columns } = error;
-  const weighed = { rows, columns, data: new Float64Array(rows * columns) };
-  for (let row = 0; row < rows; row++) {
-    eachBlock(factors, (l, n, first) => {
-      const at = row * columns + first, out = weighed.data.subarray(at, at + n);
-      for (let k = 0; k < n; k += BAND) { // L is zero to the right of its diagonal
-        const to = Math.min(n, k + BAND), e = error.data.subarray(at + k, at + to);
-        addRows(out.subarray(0, to), e, l.subarray(k * n, to * n), n);
-      }
+export async function correct(
+  { a, b, scaling }: { a: Tensor; b: Tensor; scaling: number },
+  ranks: number,
+  error: Tensor,
+  moments: Moments,
+  seed: number,
+): Promise<number> {
+  const { rows: out } = error, r = ranks;
+  const groups = noGrad(() => weigh(error, moments));
+  try {
+    const traces = scope(() => groups.map(({ e, ec }) => keep(noGrad(() => sum(mul(e, ec))))));
+    let whole = 0;
+    for (const t of traces) whole += (await t.data())[0]!, t.dispose();
+    const times = async (q: Float64Array, width: number) => {
+      using y = zeros([out, width], "f32", "scratch");
+      scope(() => {
+        const held = tensor(Float32Array.from(q), [out, width]);
+        for (const { e, ec } of groups) productInto("nn", ec, product("tn", e, held), y);
+      });
+      return await y.data();
+    };
+    const width = Math.min(out, r + MORE);
+    const { u, values } = await topEigen(out, r, times, { seed, width, products: PRODUCTS });
+    // s B A = U Uᵀ E, A and B weighing alike in the outputs; where there is next to no error a rank stays as it began
+    const used = values.filter((v) => v > LEAST * values[0]!).length;
+    const root = Array.from(values, (v) => Math.sqrt(Math.sqrt(Math.max(0, v)) / scaling));
+    const columns = (count: number, f: (row: number, k: number) => number) =>
+      Float32Array.from({ length: out * count }, (_, i) => f(Math.floor(i / count), i % count));
+    if (used === 0) return 0;
+    b.write(columns(b.columns, (row, k) => k < used ? u[row * r + k]! * root[k]! : 0));
+    scope(() => {
+      const over = columns(used, (row, k) => u[row * r + k]! / (scaling * root[k]!));
+      matmulInto({ layout: "tn", x: tensor(over, [out, used]), w: error, y: a.slice(0, used) });
     });
+    return whole > 0 ? Math.max(0, 1 - values.reduce((sum, v) => sum + v, 0) / whole) : 0;
+  } finally {
+    for (const t of groups.flatMap(({ e, ec }) => [e, ec])) t.dispose();
   }
-  const rank = Math.min(r, rows, columns);
-  const found = topSingular(weighed, rank, { seed: hashText(module), niter: ITERATIONS });
-  const { a, b } = balanced(found, rank, weighed, scaling);
-  // A so far is of the weighed error: a row v is to become v L⁻¹
-  for (let row = 0; row < rank; row++) {
-    eachBlock(factors, (l, n, first) => {
-      const v = Float64Array.from(a.subarray(row * columns + first, row * columns + first + n));
-      for (let i = n - 1; i >= 0; i--) {
-        const solved = v[i]! /= l[i * n + i]!;
-        for (let j = 0; j < i; j++) v[j]! -= solved * l[i * n + j]!;
-      }
-      a.set(v, row * columns + first);
-    });
-  }
-  const whole = weighed.data.reduce((sum, v) => sum + v * v, 0);
-  return { a, b, left: whole > 0 ? 1 - found.s.reduce((sum, s) => sum + s * s, 0) / whole : 0 };
 }
 
-function eachBlock(
-  factors: readonly Factor[],
-  use: (l: Float64Array, n: number, first: number) => void,
-): void {
+/** E and E C by the blocks of C. */
+function weigh(error: Tensor, moments: Moments): { e: Tensor; ec: Tensor }[] {
   let first = 0;
-  for (const { rows: n, data } of factors) {
-    use(data, n, first);
-    first += n;
-  }
-}
-
-/**
- * Lower triangular L with `L Lᵀ = C + damping`, C divided by its mean diagonal: A and B do not depend on its scale.
- *
- * C is summed in f32, and where one direction outweighs all others its rounding can outweigh them too. Then a pivot
- * falls below the damping, which none can otherwise, and ten times as much is added.
- */
-export function cholesky({ rows: n, data }: Matrix): Factor {
-  let trace = 0;
-  for (let i = 0; i < n; i++) trace += data[i * n + i]!;
-  const scale = trace > 0 ? n / trace : 0;
-  for (let damping = DAMPING;; damping *= 10) {
-    const l = factor(n, data, scale, damping);
-    if (l) return { rows: n, columns: n, data: l };
-  }
-}
-
-function factor(
-  n: number,
-  data: Matrix["data"],
-  scale: number,
-  damping: number,
-): Float64Array | undefined {
-  const l = new Float64Array(n * n);
-  for (let i = 0; i < n; i++) {
-    const own = l.subarray(i * n, i * n + n);
-    for (let j = 0; j <= i; j++) {
-      const other = l.subarray(j * n, j * n + n);
-      let s0 = 0, s1 = 0, s2 = 0, s3 = 0, k = 0; // four sums: one would wait for itself
-      for (; k + 4 <= j; k += 4) {
-        s0 += own[k]! * other[k]!;
-        s1 += own[k + 1]! * other[k + 1]!;
-        s2 += own[k + 2]! * other[k + 2]!;
-        s3 += own[k + 3]! * other[k + 3]!;
-      }
-      for (; k < j; k++) s0 += own[k]! * other[k]!;
-      const sum = data[i * n + j]! * scale + (i === j ? damping : 0) - (s0 + s1 + s2 + s3);
-      if (i === j && !(sum > damping / 2)) return undefined;
-      own[j] = i === j ? Math.sqrt(sum) : sum / other[j]!;
-    }
-  }
-  return l;
+  return scope(() =>
+    moments.map((c) => {
+      const e = moments.length === 1 ? error.view(error.shape) : takeColumns(error, first, c.columns);
+      first += c.columns;
+      return { e: keep(e), ec: keep(product("nn", e, c)) };
+    })
+  );
 }

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { leadingBasis, type Matrix, topSingular, type Triplets } from "../../lib/lora/decompose.ts";
+import { leadingBasis, type Matrix, topEigen, topSingular, type Triplets } from "../../lib/lora/decompose.ts";
 import { assertClose, randoms } from "../gpu_helper.ts";
 
 /** What the fewest bits of a double leave after sums of a few hundred products. */
@@ -102,6 +102,37 @@ Deno.test("a number of power iterations: better with more of them, and less than
   const values = [0, 1, 4, 16].map((niter) => topSingular(w, 3, { seed: 1, niter }).s[0]!);
   values.forEach((v, i) => assert.ok(v <= best! + EPS64 && (i === 0 || v > values[i - 1]!), `${values}`));
   assert.ok(values[0]! < 0.95 * best!, "a random start alone is not enough");
+});
+
+Deno.test("the largest eigenpairs from products alone: nearer with more of them", async () => {
+  const n = 60, half = random(n, 40, 9), r = 4;
+  const m = new Float64Array(n * n); // W Wᵀ
+  for (let i = 0; i < n; i++) {
+    for (let j = 0; j < n; j++) {
+      for (let k = 0; k < 40; k++) m[i * n + j]! += half.data[i * 40 + k]! * half.data[j * 40 + k]!;
+    }
+  }
+  const apply = (q: Float64Array, width: number) => {
+    const y = new Float64Array(n * width);
+    for (let i = 0; i < n; i++) {
+      for (let j = 0; j < n; j++) {
+        for (let k = 0; k < width; k++) y[i * width + k]! += m[i * n + j]! * q[j * width + k]!;
+      }
+    }
+    return Promise.resolve(y);
+  };
+  const want = Float64Array.from(naiveSingular(half, r), (s) => s * s);
+  const { u, values } = await topEigen(n, r, apply, { seed: 1, width: 12, products: 40 });
+  assertClose(values, want, 1e-6 * want[0]!, "eigenvalues");
+  assertClose(gram(u, n, r), identity(r), EPS64, "u is orthonormal");
+  const image = await apply(u, r);
+  assertClose(image, u.map((v, i) => v * values[i % r]!), 1e-5 * want[0]!, "M u = u values");
+  let before = 0;
+  for (const products of [1, 3, 9]) {
+    const { values: [found] } = await topEigen(n, r, apply, { seed: 1, width: 12, products });
+    assert.ok(found! > before && found! <= want[0]! * (1 + EPS64), `${products} products: ${found}`);
+    before = found!;
+  }
 });
 
 Deno.test("the basis of the first columns spans them; what does not fit is refused", () => {

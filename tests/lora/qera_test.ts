@@ -4,10 +4,11 @@ import type { Adapter, LoraConfig } from "../../lib/lora/lora.ts";
 import { loadAdapter, saveAdapter } from "../../lib/lora/peft.ts";
 import { type Matrix, topSingular } from "../../lib/lora/decompose.ts";
 import { type Calibration, inputMoments } from "../../lib/lora/input_moments.ts";
-import { cholesky, correction, correctQuantization } from "../../lib/lora/qera.ts";
+import { correct, correctQuantization } from "../../lib/lora/qera.ts";
 import { modelSource, parameterShapes } from "../../lib/model/parameters.ts";
 import { buildModel } from "../../lib/model/load.ts";
 import { logits, type Model } from "../../lib/model/model.ts";
+import { tensor } from "../../lib/tensor/tensor.ts";
 import { gpuTest, randoms } from "../gpu_helper.ts";
 import { warmDevice } from "../model/tiny.ts";
 import { adapt, BASE, NF4 } from "./adapt_helper.ts";
@@ -75,9 +76,6 @@ function leftOf(
   return square(rest) / square(Float64Array.from(e.data));
 }
 
-const meanDiagonal = ({ rows: n, data }: Matrix) =>
-  Array.from({ length: n }, (_, i) => data[i * n + i]!).reduce((sum, v) => sum + v, 0) / n;
-
 /** `Xᵀ X` of inputs that lie near few directions. */
 function moments(n: number, tokens: number): Matrix {
   const x = randoms(tokens * n, 3).map((v, i) => v * 2 ** -(i % n));
@@ -88,68 +86,91 @@ function moments(n: number, tokens: number): Matrix {
   return { rows: n, columns: n, data };
 }
 
-Deno.test("a Cholesky factor times itself is C and the damping; rounding that outweighs it is outweighed", () => {
-  const c = moments(13, 40), l = cholesky(c).data, n = 13;
-  const mean = meanDiagonal(c);
-  for (let i = 0; i < n; i++) {
-    for (let j = 0; j < n; j++) {
-      let sum = 0;
-      for (let k = 0; k < n; k++) sum += l[i * n + k]! * l[j * n + k]!;
-      const want = c.data[i * n + j]! / mean + (i === j ? 1e-4 : 0);
-      assert.ok(Math.abs(sum - want) < 1e-13 * n * n, `${i}, ${j}: ${sum}, ${want}`); // f64, traces of n
-      if (j > i) assert.equal(l[i * n + j], 0);
+/** What {@link correct} writes for E and C in groups, from A of ones and B of twos. */
+async function corrected(e: Matrix, groups: readonly Matrix[], r: number, ranks: number, scaling: number) {
+  using a = tensor(new Float32Array(r * e.columns).fill(1), [r, e.columns]);
+  using b = tensor(new Float32Array(e.rows * r).fill(2), [e.rows, r]);
+  using error = tensor(Float32Array.from(e.data), [e.rows, e.columns]);
+  const moments = groups.map((c) => tensor(Float32Array.from(c.data), [c.rows, c.columns]));
+  const left = await correct({ a, b, scaling }, ranks, error, moments, 1);
+  for (const c of moments) c.dispose();
+  return { a: await a.data(), b: await b.data(), left };
+}
+
+gpuTest(
+  "QERA's A and B leave the least error of the outputs that their rank can, LoftQ's and changed ones more",
+  async () => {
+    const [rows, n, r, s] = [11, 13, 3, 1.5];
+    const e = { rows, columns: n, data: randoms(rows * n, 5) };
+    const c = moments(n, 200);
+    const { a, b, left } = await corrected(e, [c], r, r, s);
+    const got = leftOf(e, c, a, b, r, s);
+    assert.ok(got < 0.2, `${got} of the error is left`);
+    // f32: products of 13 and 11, each rounded to 2^-24 of the whole error
+    assert.ok(Math.abs(left - got) < 24 * 2 ** -22, `${left} is said, ${got} is left`);
+    // the theorem's own form: the weighed error E L, its first triplets, and L's inverse after them
+    const best = topEigenvalues(e, c, r);
+    assert.ok(Math.abs(got - best) < 24 * 2 ** -22, `${got} is left, ${best} is the least`);
+    const plain = topSingular(e, r, { seed: 1 }); // what LoftQ takes
+    const root = (k: number) => Math.sqrt(plain.s[k]! / s);
+    const loftq = leftOf(
+      e,
+      c,
+      Float64Array.from(
+        { length: r * n },
+        (_, i) => root(Math.floor(i / n)) * plain.v[i % n * r + Math.floor(i / n)]!,
+      ),
+      Float64Array.from({ length: rows * r }, (_, i) => root(i % r) * plain.u[i]!),
+      ...[r, s] as const,
+    );
+    assert.ok(got < 0.5 * loftq, `QERA ${got}, LoftQ ${loftq}`);
+    // a minimum: no direction leads down
+    for (let i = 0; i < 20; i++) {
+      const step = randoms(a.length, 50 + i).map((v) => 1e-2 * v);
+      assert.ok(leftOf(e, c, a.map((v, j) => v + step[j]!), b, r, s) > got - 1e-4, "another A");
     }
-  }
-  // one direction, with a rounding that makes the matrix indefinite by more than the damping
-  const one = { rows: 3, columns: 3, data: Float64Array.of(1, 1.01, 0, 1.01, 1, 0, 0, 0, 1e-9) };
-  assert.ok(cholesky(one).data.every(Number.isFinite));
-  assert.ok(
-    cholesky({ rows: 2, columns: 2, data: new Float64Array(4) }).data.every(Number.isFinite),
-    "no input",
-  );
+    // inputs in two independent groups
+    const two = [moments(8, 90), moments(5, 90)];
+    const whole = { rows: n, columns: n, data: new Float64Array(n * n) };
+    let first = 0;
+    for (const { rows: m, data } of two) {
+      for (let i = 0; i < m; i++) {
+        for (let j = 0; j < m; j++) whole.data[(first + i) * n + first + j] = data[i * m + j]!;
+      }
+      first += m;
+    }
+    const parts = await corrected(e, two, r, r, s);
+    assert.ok(Math.abs(leftOf(e, whole, parts.a, parts.b, r, s) - parts.left) < 24 * 2 ** -22, "two groups");
+  },
+);
+
+gpuTest("ranks beyond the correction's stay LoRA's own; without an error all do", async () => {
+  const [rows, n, r, ranks] = [11, 13, 5, 2];
+  const e = { rows, columns: n, data: randoms(rows * n, 5) };
+  const { a, b } = await corrected(e, [moments(n, 200)], r, ranks, 2);
+  assert.ok(a.subarray(ranks * n).every((v) => v === 1) && a.subarray(0, ranks * n).every((v) => v !== 1));
+  for (let i = 0; i < b.length; i++) assert.equal(b[i] === 0, i % r >= ranks, `B ${i}`);
+  const none = await corrected({ ...e, data: new Float32Array(rows * n) }, [moments(n, 200)], r, ranks, 2);
+  assert.deepEqual([none.left, ...new Set(none.a), ...new Set(none.b)], [0, 1, 2]);
 });
 
-Deno.test("QERA's A and B leave the least error of the outputs that their rank can, LoftQ's and changed ones more", () => {
-  const [rows, n, r, s] = [11, 13, 3, 1.5];
-  const e = { rows, columns: n, data: randoms(rows * n, 5) };
-  const c = moments(n, 200), l = cholesky(c);
-  const { a, b, left } = correction(e, [l], r, s, "m");
-  const got = leftOf(e, c, a, b, r, s);
-  assert.ok(got < 0.2, `${got} of the error is left`);
-  // `left` is of the damped C, whose damping adds 1e-4 of a mean diagonal to every direction
-  assert.ok(Math.abs(left - got) < 1e-3, `${left} is said, ${got} is left`);
-  const plain = topSingular(e, r, { seed: 1 }); // what LoftQ takes
-  const root = (k: number) => Math.sqrt(plain.s[k]! / s);
-  const loftq = leftOf(
-    e,
-    c,
-    Float64Array.from(
-      { length: r * n },
-      (_, i) => root(Math.floor(i / n)) * plain.v[i % n * r + Math.floor(i / n)]!,
-    ),
-    Float64Array.from({ length: rows * r }, (_, i) => root(i % r) * plain.u[i]!),
-    ...[r, s] as const,
-  );
-  assert.ok(got < 0.5 * loftq, `QERA ${got}, LoftQ ${loftq}`);
-  // a minimum: no direction leads down
-  for (let i = 0; i < 20; i++) {
-    const step = randoms(a.length, 50 + i).map((v) => 1e-2 * v);
-    assert.ok(leftOf(e, c, a.map((v, j) => v + step[j]!), b, r, s) > got - 1e-4, "another A");
-  }
-  // inputs in two independent groups
-  const two = [moments(8, 90), moments(5, 90)];
-  const whole = { rows: n, columns: n, data: new Float64Array(n * n) };
-  let first = 0;
-  for (const block of two) {
-    const { rows: m, data } = block, mean = meanDiagonal(block);
-    for (let i = 0; i < m; i++) {
-      for (let j = 0; j < m; j++) whole.data[(first + i) * n + first + j] = data[i * m + j]! / mean;
+/** What is left of `tr E C Eᵀ` without its r largest eigenvalues, by Jacobi's rotations of the whole matrix. */
+function topEigenvalues(e: Matrix, c: Matrix, r: number): number {
+  const { rows, columns: n } = e;
+  const m = new Float64Array(rows * rows);
+  for (let i = 0; i < rows; i++) {
+    for (let j = 0; j < rows; j++) {
+      for (let k = 0; k < n; k++) {
+        for (let l = 0; l < n; l++) {
+          m[i * rows + j]! += e.data[i * n + k]! * c.data[k * n + l]! * e.data[j * n + l]!;
+        }
+      }
     }
-    first += m;
   }
-  const parts = correction(e, two.map(cholesky), r, s, "m");
-  assert.ok(Math.abs(leftOf(e, whole, parts.a, parts.b, r, s) - parts.left) < 1e-3, "blocks on the diagonal");
-});
+  const { s } = topSingular({ rows, columns: rows, data: m }, rows, { seed: 1 });
+  const sum = (x: Float64Array) => x.reduce((a, v) => a + v, 0);
+  return 1 - sum(s.subarray(0, r)) / sum(s);
+}
 
 gpuTest(
   "moments are the tokens' own: padding counts for nothing, weights and adapters are what they were",
@@ -160,8 +181,9 @@ gpuTest(
       const before = layers.map(({ layer }) => [layer.weight, layer.adapter]);
       const measured = async (batches: Calibration[]) => {
         const all = new Map<string, Matrix>();
-        for await (const [same, [m]] of inputMoments(model, source, layers, batches)) {
-          for (const { layer } of same) all.set(layer.module, m!);
+        for await (const [same, [c]] of inputMoments(model, source, layers, batches)) {
+          const m = { rows: c!.rows, columns: c!.columns, data: await c!.data() };
+          for (const { layer } of same) all.set(layer.module, m);
         }
         return all;
       };
@@ -183,7 +205,8 @@ gpuTest(
       for await (const [same, parts] of inputMoments(model, source, layers, [batchOf(TOKENS, 12)], 20)) {
         const { rows: n, data } = want.get(same[0]!.layer.module)!;
         let first = 0;
-        for (const { rows, data: part } of parts) {
+        for (const c of parts) {
+          const { rows } = c, part = await c.data();
           assert.ok(rows <= 20);
           for (let i = 0; i < rows * rows; i++) {
             const there = data[(first + Math.floor(i / rows)) * n + first + i % rows]!;
@@ -203,9 +226,10 @@ gpuTest(
       const exact = await adapted({ init_lora_weights: true }, async (model, { layers }) => {
         const all = new Map<string, Matrix>();
         for await (
-          const [same, [m]] of inputMoments(model, source, [...layers.values()], [batchOf(TOKENS, 12)])
+          const [same, [c]] of inputMoments(model, source, [...layers.values()], [batchOf(TOKENS, 12)])
         ) {
-          for (const { layer } of same) all.set(layer.module, m!);
+          const m = { rows: c!.rows, columns: c!.columns, data: await c!.data() };
+          for (const { layer } of same) all.set(layer.module, m);
         }
         return all;
       }, 32);
