@@ -4,12 +4,8 @@
  */
 import { join } from "@std/path";
 import { loadModel, loadTokenizer } from "./api.ts";
-<<<<<<< HEAD
 import { makeOutputFolder, openModelSides, type QuantStorage } from "./formats/mod.ts";
-=======
 import { calibrate } from "./lora/calibrate.ts";
-import { makeOutputFolder, openModelSides } from "./formats/mod.ts";
->>>>>>> quality
 import { writeQuantizedModel } from "./lora/merge_4bit.ts";
 import { storedDtype, writeGeneration } from "./merge_folder.ts";
 import { describeLoad, type QuantizationConfig } from "./model/load.ts";

@@ -15,6 +15,7 @@ import { columnSum, rowSum } from "../tensor/ops/reduce.ts";
 import { noGrad, record } from "../tensor/tape.ts";
 import { empty, keep, type Tensor } from "../tensor/tensor.ts";
 import { grid1d } from "../tensor/grid.ts";
+import { ofTraining } from "./fixed_ranks.ts";
 import type { LoraLayer } from "./lora.ts";
 import { forRows } from "./rows.ts";
 import source from "../../wgsl/dora.wgsl" with { type: "text" };
@@ -91,7 +92,7 @@ export function doraLinear(
   dropping: { rate: number; seed: number } | undefined,
   context: ForwardContext,
 ): Tensor {
-  const { layer: { weight, bias }, a, b, scaling: s } = lora;
+  const { layer: { weight, bias }, a, b, scaling: s, trains } = lora;
   const drop = (t: Tensor, base?: Tensor) => dropoutOnly(t, dropping!.rate, dropping!.seed, base);
   const dropped = dropping ? drop(x) : x; // (M, in)
   const { g, norm } = scales(lora, dora, context);
@@ -106,8 +107,8 @@ export function doraLinear(
     const dm = over(columnSum(mul(dy, z)), norm);
     const u = mul(dy, g); // (M, out)
     const dh = product("nn", u, b, { alpha: s }); // (M, r)
-    productInto("tn", u, h, b.grad!, { alpha: s });
-    productInto("tn", dh, dropped, a.grad!);
+    productInto("tn", u, ofTraining(h, trains), b.grad!, { alpha: s });
+    productInto("tn", ofTraining(dh, trains), dropped, a.grad!);
     const rest = [undefined, undefined, dm, biasGradient(bias, dy)];
     if (!x.requiresGrad) return [undefined, ...rest];
     const dx = baseBackward(weight, u);

@@ -7,6 +7,7 @@ import { gpu } from "../gpu/mod.ts";
 import { baseBackward, baseForward, baseLinear, type LinearLayer } from "../model/linear.ts";
 import type { Model } from "../model/model.ts";
 import { hashText } from "../model/random_source.ts";
+import { QuantizedTensor } from "../quant/mod.ts";
 import type { Drop } from "../tensor/ops/dropout.ts";
 import { biasGradient, product, productInto } from "../tensor/ops/linear.ts";
 import { shareOperands } from "../tensor/ops/matmul_texture.ts";
@@ -14,6 +15,7 @@ import { noGrad, record } from "../tensor/tape.ts";
 import { empty, keep, scope, type Tensor, tensor } from "../tensor/tensor.ts";
 import { initOf, type LoraConfig } from "./config.ts";
 import { type Dora, doraLinear, rowNorms, rowSquares } from "./dora.ts";
+import { fixedRanks, ofTraining, trainsMask } from "./fixed_ranks.ts";
 import { startLayer } from "./init.ts";
 import { adapterShapes, rankAndScale, targetModules } from "./targets.ts";
 import { modelSource, parameterShapes } from "../model/parameters.ts";
@@ -32,6 +34,8 @@ export interface LoraLayer {
   readonly b: Tensor;
   /** alpha / r, or alpha / sqrt(r) with rsLoRA (Kalajdzievski 2023, arXiv 2312.03732). */
   readonly scaling: number;
+  /** 0 for ranks that hold a correction and do not train, 1 for the others, `[r]`; undefined where all train. */
+  readonly trains: Tensor | undefined;
   /** Magnitude and what its norm needs, with DoRA. */
   readonly dora: Dora | undefined;
   /**
@@ -111,7 +115,10 @@ export function addAdapter(
         dora = { magnitude, squares };
         noGrad(() => scope(() => fill(magnitude, rowNorms({ layer, a, b, scaling }, squares))));
       }
-      layers.set(module, { layer, a, b, scaling, dora, initial });
+      const fixed = layer.weight instanceof QuantizedTensor ? fixedRanks(init, r) : 0;
+      const trains = trainsMask(fixed, r);
+      if (trains) own.push(trains);
+      layers.set(module, { layer, a, b, scaling, trains, dora, initial });
     }
   } catch (error) {
     adapter.remove();
@@ -181,13 +188,13 @@ function fill(into: Tensor, from: Tensor): void {
  * rather than kept, since it is as large as x. Where the kernel can, base and adapter are one pass.
  */
 function loraLinear(
-  lora: Pick<LoraLayer, "layer" | "a" | "b">,
+  lora: Pick<LoraLayer, "layer" | "a" | "b" | "trains">,
   x: Tensor,
   drop: Drop | undefined,
   s: number,
   unread: boolean,
 ): Tensor {
-  const { layer: { weight, bias }, a, b } = lora;
+  const { layer: { weight, bias }, a, b, trains } = lora;
   const dropped = (operand: "x" | "w") => drop ? { drop: { ...drop, operand } } : {};
   const [h, y] = shareOperands([x], () => {
     const h = product("nt", x, a, dropped("x")); // (M, r)
@@ -197,8 +204,8 @@ function loraLinear(
     const dBias = biasGradient(bias, dy);
     const dx = shareOperands([dy], () => {
       const dh = product("nn", dy, b, { alpha: s }); // (M, r)
-      if (b.grad) productInto("tn", dy, h, b.grad, { alpha: s });
-      if (a.grad) productInto("tn", dh, x, a.grad, dropped("w"));
+      if (b.grad) productInto("tn", dy, ofTraining(h, trains), b.grad, { alpha: s });
+      if (a.grad) productInto("tn", ofTraining(dh, trains), x, a.grad, dropped("w"));
       return x.requiresGrad ? baseBackward(weight, dy, { x: dh, w: a, alpha: 1, drop }) : undefined;
     });
     return [dx, undefined, undefined, dBias];

@@ -209,7 +209,8 @@ const FORGOTTEN = ["eva", "orthogonal", "mica", "gaussian", ...CORRECTIONS];
 /** What a saved adapter asks for on this model. */
 export function savedConfig(model: Model, saved: AdapterConfig): LoraConfig {
   const config = loraConfigOf(saved, model.config.family.loraTargets);
-  const forgotten = FORGOTTEN.includes(String(config.init_lora_weights).toLowerCase());
+  const name = String(config.init_lora_weights).toLowerCase().replace(/_rank_\d+$/, "");
+  const forgotten = FORGOTTEN.includes(name);
   return forgotten ? { ...config, init_lora_weights: true } : config;
 }
 

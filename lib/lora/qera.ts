@@ -9,8 +9,8 @@
  *
  * With E = W − Q(W) and C = xᵀ x the mean square is `tr (E − s B A) C (E − s B A)ᵀ`, and the best s B A is `U Uᵀ E`, U
  * the r largest eigenvectors of `E C Eᵀ`: as the paper's `(E C^½)_r C^-½` with neither root nor inverse of C, which are
- * what its time would go into. The correction takes half of the ranks, unless told otherwise, and fine-tuning begins in the
- * others as it always does: from a correction alone it learns less, since it has to undo what it should learn beside.
+ * what its time would go into. The correction takes half of the ranks, unless told otherwise, and stays as it is; the others
+ * begin and train as LoRA's always do (fixed_ranks.ts).
  * All products are on the device; the processor keeps U orthonormal.
  * @module
  */
@@ -30,6 +30,7 @@ import { keep, scope, type Tensor, tensor, zeros } from "../tensor/tensor.ts";
 import { topEigen } from "./decompose.ts";
 import { type Calibration, inputMoments, type Moments } from "./input_moments.ts";
 import { initOf } from "./config.ts";
+import { fixedRanks } from "./fixed_ranks.ts";
 import type { Adapter } from "./lora.ts";
 
 /** Options of {@link correctQuantization}. */
@@ -80,12 +81,12 @@ export async function correctQuantization(
     });
   }
   if (batches.length === 0) throw new NibbleError("lora/no-tokens", "No tokens to look at");
-  const init = initOf(adapter.config), given = init.kind === "qera" ? init.ranks : undefined;
+  const init = initOf(adapter.config);
   let done = 0, left = 0;
   for await (const [same, moments] of inputMoments(model, source, layers, batches)) {
     for (const { layer, a, b, scaling } of same) {
       if (options.signal?.aborted) throw new NibbleError("train/stopped", "Stopped before training began");
-      const rank = Math.min(a.rows, layer.shape[0], given ?? Math.ceil(a.rows / 2));
+      const rank = Math.min(layer.shape[0], fixedRanks(init, a.rows));
       const error = lost(layer, source.readF32(`${layer.module}.weight`) as Float32Array<ArrayBuffer>);
       try {
         left += await correct({ a, b, scaling }, rank, error, moments, hashText(layer.module));

@@ -23,11 +23,7 @@ export {
   type QuantizeOptions,
   quantizeRows,
   rowQuantum,
-<<<<<<< HEAD
 } from "./quantize.ts";
 export { type NestedScales, QuantizedTensor } from "./quantized_tensor.ts";
-=======
-} from "./quantized_tensor.ts";
 export { refinable, refine, roundAhead } from "./refine.ts";
->>>>>>> quality
 export { fromQuantState, toQuantState } from "./transfer.ts";

@@ -86,7 +86,7 @@ function choose(
       groups,
     });
     const told = c.slice(at, at + count);
-    productInto("nn", change, told, g, -1);
+    productInto("nn", change, told, g, { alpha: -1 });
     for (const t of [change, told]) t.dispose();
   }
   gpu().stream.flush();
