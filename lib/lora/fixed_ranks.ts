@@ -23,10 +23,15 @@ export function fixedRanks(init: Init, r: number): number {
   if (init.kind !== "qera") return 0;
   const ranks = init.ranks ?? Math.floor(r / 2);
   if (ranks > 0 && ranks < r) return ranks;
-  throw new NibbleError("lora/init", `A correction of rank ${ranks} leaves ${r - ranks} of lora_r ${r} to train`, {
-    where: "init_lora_weights",
-    remedy: "lora_r counts both: set it to the correction's rank and the rank to train, lora_alpha along with it.",
-  });
+  throw new NibbleError(
+    "lora/init",
+    `A correction of rank ${ranks} leaves ${r - ranks} of lora_r ${r} to train`,
+    {
+      where: "init_lora_weights",
+      remedy:
+        "lora_r counts both: set it to the correction's rank and the rank to train, lora_alpha along with it.",
+    },
+  );
 }
 
 /** 0 for the fixed ranks, 1 for the others, `[r]`; undefined where all train. Its owner disposes it. */

@@ -7,7 +7,6 @@ import { gpu } from "../gpu/mod.ts";
 import { baseBackward, baseForward, baseLinear, type LinearLayer } from "../model/linear.ts";
 import type { Model } from "../model/model.ts";
 import { hashText } from "../model/random_source.ts";
-import { QuantizedTensor } from "../quant/mod.ts";
 import type { Drop } from "../tensor/ops/dropout.ts";
 import { biasGradient, product, productInto } from "../tensor/ops/linear.ts";
 import { shareOperands } from "../tensor/ops/matmul_texture.ts";
@@ -115,8 +114,7 @@ export function addAdapter(
         dora = { magnitude, squares };
         noGrad(() => scope(() => fill(magnitude, rowNorms({ layer, a, b, scaling }, squares))));
       }
-      const fixed = layer.weight instanceof QuantizedTensor ? fixedRanks(init, r) : 0;
-      const trains = trainsMask(fixed, r);
+      const trains = trainsMask(fixedRanks(init, r), r);
       if (trains) own.push(trains);
       layers.set(module, { layer, a, b, scaling, trains, dora, initial });
     }

@@ -85,7 +85,15 @@ async function check(c: Case, quantized: boolean, rate: number, broken = false):
   ];
   const layer: LinearLayer = { module: "m", shape: [c.out, c.into], weight, bias, adapter: undefined };
   const dora: Dora = { magnitude: m, squares: own(rowSquares(weight)) };
-  const lora: LoraLayer = { layer, a, b, scaling: broken ? 1.01 * c.s : c.s, dora, initial: undefined };
+  const lora: LoraLayer = {
+    layer,
+    a,
+    b,
+    scaling: broken ? 1.01 * c.s : c.s,
+    trains: undefined,
+    dora,
+    initial: undefined,
+  };
   try {
     const norms = naiveNorms(c, data[1]!, data[2]!, data[3]!);
     const got = own(keep(scope(() => rowNorms(lora, dora.squares))));
