@@ -6,7 +6,7 @@ import { NibbleError } from "../errors.ts";
 import { defineKernel, gpu } from "../gpu/mod.ts";
 import { grid1d } from "../tensor/grid.ts";
 import { product, productInto } from "../tensor/ops/linear.ts";
-import { keep, scope, shapeError, type Tensor, zeros } from "../tensor/tensor.ts";
+import { scope, shapeError, type Tensor, zeros } from "../tensor/tensor.ts";
 import source from "../../wgsl/refine_4bit.wgsl" with { type: "text" };
 import { type QuantizedTensor, scaleBindings, valueConstants } from "./quantized_tensor.ts";
 

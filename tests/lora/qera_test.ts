@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { type ModelFiles, openModel, readAdapter } from "../../lib/formats/mod.ts";
+import { initOf } from "../../lib/lora/config.ts";
 import type { Adapter, LoraConfig } from "../../lib/lora/lora.ts";
 import { loadAdapter, saveAdapter } from "../../lib/lora/peft.ts";
 import { type Matrix, topSingular } from "../../lib/lora/decompose.ts";
@@ -11,7 +12,7 @@ import { logits, type Model } from "../../lib/model/model.ts";
 import { tensor } from "../../lib/tensor/tensor.ts";
 import { gpuTest, randoms } from "../gpu_helper.ts";
 import { warmDevice } from "../model/tiny.ts";
-import { adapt, BASE, NF4 } from "./adapt_helper.ts";
+import { adapt, BASE, CONFIG, NF4 } from "./adapt_helper.ts";
 
 await warmDevice();
 
@@ -287,6 +288,17 @@ gpuTest("a model whose rotations are made anew for each length is measured too",
   });
   const { layers } = await correctQuantization(a.adapter, a.files.source, [batchOf(TOKENS, 12)]);
   assert.equal(layers, 14);
+});
+
+Deno.test("how many ranks the correction takes is told in the name", () => {
+  const ranks = (init_lora_weights: string) => {
+    const init = initOf({ ...CONFIG, init_lora_weights } as LoraConfig);
+    return init.kind === "qera" ? init.ranks ?? "half" : init.kind;
+  };
+  assert.deepEqual(["qera", "QERA", "qera_rank_12"].map(ranks), ["half", "half", 12]);
+  for (const name of ["qera_rank_0", "qera_rank_", "qera_12"]) {
+    assert.throws(() => ranks(name), /not supported/);
+  }
 });
 
 gpuTest("QERA wants 4 bits and tokens", async () => {
