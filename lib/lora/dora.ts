@@ -13,7 +13,7 @@ import { addBias, biasGradient, product, productInto } from "../tensor/ops/linea
 import { addInto, mul, square, sub } from "../tensor/ops/pointwise.ts";
 import { columnSum, rowSum } from "../tensor/ops/reduce.ts";
 import { noGrad, record } from "../tensor/tape.ts";
-import { empty, keep, type Tensor } from "../tensor/tensor.ts";
+import { empty, keep, scope, type Tensor } from "../tensor/tensor.ts";
 import { grid1d } from "../tensor/grid.ts";
 import { ofTraining } from "./fixed_ranks.ts";
 import type { LoraLayer } from "./lora.ts";
@@ -51,6 +51,16 @@ export function rowNorms({ layer, a, b, scaling }: Factors, squares: Tensor): Te
   const norm = empty([b.rows]);
   launch("norms", { w2: squares, b, aw, bg, norm }, b.rows, a.rows, scaling);
   return norm;
+}
+
+/** Sets m to what A and B leave of the model as it is: the norms of the rows of `W + s B A`. */
+export function startMagnitude(factors: Factors, { magnitude: m, squares }: Dora): void {
+  noGrad(() =>
+    scope(() => {
+      const norms = rowNorms(factors, squares);
+      gpu().stream.copy(norms.buffer, norms.offset, m.buffer, m.offset, norms.bytes);
+    })
+  );
 }
 
 /** `x / norm`, element by element. */

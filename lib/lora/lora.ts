@@ -3,7 +3,6 @@
  * @module
  */
 import type { TensorSource } from "../formats/mod.ts";
-import { gpu } from "../gpu/mod.ts";
 import { baseBackward, baseForward, baseLinear, type LinearLayer } from "../model/linear.ts";
 import type { Model } from "../model/model.ts";
 import { hashText } from "../model/random_source.ts";
@@ -13,7 +12,7 @@ import { shareOperands } from "../tensor/ops/matmul_texture.ts";
 import { noGrad, record } from "../tensor/tape.ts";
 import { empty, keep, scope, type Tensor, tensor } from "../tensor/tensor.ts";
 import { initOf, type LoraConfig } from "./config.ts";
-import { type Dora, doraLinear, rowNorms, rowSquares } from "./dora.ts";
+import { type Dora, doraLinear, rowSquares, startMagnitude } from "./dora.ts";
 import { fixedRanks, ofTraining, trainsMask } from "./fixed_ranks.ts";
 import { startLayer } from "./init.ts";
 import { adapterShapes, rankAndScale, targetModules } from "./targets.ts";
@@ -110,9 +109,8 @@ export function addAdapter(
       let dora: Dora | undefined;
       if (config.use_dora) {
         const magnitude = parameters.get(`${module}.lora_magnitude_vector`)!;
-        const squares = mine(rowSquares(layer.weight));
-        dora = { magnitude, squares };
-        noGrad(() => scope(() => fill(magnitude, rowNorms({ layer, a, b, scaling }, squares))));
+        dora = { magnitude, squares: mine(rowSquares(layer.weight)) };
+        startMagnitude({ layer, a, b, scaling }, dora);
       }
       const trains = trainsMask(fixedRanks(init, r), r);
       if (trains) own.push(trains);
@@ -173,10 +171,6 @@ function install(lora: LoraLayer, adapter: Adapter): void {
       : undefined;
     return dora ? doraLinear(lora, dora, x, drop, context) : loraLinear(lora, x, drop, scaling, unread);
   };
-}
-
-function fill(into: Tensor, from: Tensor): void {
-  gpu().stream.copy(from.buffer, from.offset, into.buffer, into.offset, from.bytes);
 }
 
 /**

@@ -30,6 +30,7 @@ import { keep, scope, type Tensor, tensor, zeros } from "../tensor/tensor.ts";
 import { topEigen } from "./decompose.ts";
 import { type Calibration, inputMoments, type Moments } from "./input_moments.ts";
 import { initOf } from "./config.ts";
+import { startMagnitude } from "./dora.ts";
 import { fixedRanks } from "./fixed_ranks.ts";
 import type { Adapter } from "./lora.ts";
 
@@ -84,7 +85,7 @@ export async function correctQuantization(
   const init = initOf(adapter.config);
   let done = 0, left = 0;
   for await (const [same, moments] of inputMoments(model, source, layers, batches)) {
-    for (const { layer, a, b, scaling } of same) {
+    for (const { layer, a, b, scaling, dora } of same) {
       if (options.signal?.aborted) throw new NibbleError("train/stopped", "Stopped before training began");
       const rank = Math.min(layer.shape[0], fixedRanks(init, a.rows));
       const error = lost(layer, source.readF32(`${layer.module}.weight`) as Float32Array<ArrayBuffer>);
@@ -93,6 +94,7 @@ export async function correctQuantization(
       } finally {
         error.dispose();
       }
+      if (dora) startMagnitude({ layer, a, b, scaling }, dora);
       options.onProgress?.(++done, layers.length, layer.module);
       await new Promise((resume) => setTimeout(resume)); // Ctrl-C and Stop are heard here
     }

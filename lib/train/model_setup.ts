@@ -168,6 +168,12 @@ function freshFiles(path: string, s: TrainSettings): ModelFiles {
 export function loraConfig(s: TrainSettings, model: Model): LoraConfig {
   const { lora_alpha, lora_dropout, use_rslora, use_dora, exclude_modules, layers_pattern, bias } = s;
   const { init_lora_weights: init } = s;
+  if (/^qera/i.test(init) && s.weight_decay > 0) {
+    throw new NibbleError("train/decay", "It would shrink the correction that the adapters begin with", {
+      where: "weight_decay",
+      remedy: `Set weight_decay: 0, or init_lora_weights other than ${init}.`,
+    });
+  }
   return {
     ...{ lora_alpha, lora_dropout, use_rslora, use_dora, exclude_modules, layers_pattern, bias },
     r: s.lora_r,

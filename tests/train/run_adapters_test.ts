@@ -110,3 +110,25 @@ gpuTest(
     sweep(data, settings.output_dir);
   },
 );
+
+gpuTest("QERA's ranks stay what they were while the others train, and weight decay is refused", async () => {
+  const data = dataFolder();
+  const make = (more: Partial<TrainSettings>) =>
+    tinySettings(data, {
+      ...{ init_lora_weights: "qera_rank_1", load_in_4bit: true, lora_target_modules: "all-linear" },
+      ...{ max_steps: 3, lora_r: 4, lora_alpha: 8, ...more },
+    });
+  const still = make({ learning_rate: 0 }), trained = make({});
+  for (const settings of [still, trained]) await quietTrain(settings);
+  const [before, after] = [still, trained].map(({ output_dir }) => readAdapter(output_dir).tensors);
+  for (const [key, { shape, data: values }] of after!) {
+    const then = before!.get(key)!.data, isA = key.includes(".lora_A.");
+    const moved = new Set<number>();
+    values.forEach((v, i) => {
+      if (v !== then[i]) moved.add(isA ? Math.floor(i / shape[1]!) : i % shape[1]!);
+    });
+    assert.deepEqual([...moved].sort(), [1, 2, 3], key);
+  }
+  await assert.rejects(quietTrain(make({ weight_decay: 0.1 })), /would shrink the correction/);
+  sweep(data, still.output_dir, trained.output_dir);
+});

@@ -65,7 +65,8 @@ export const ADAPTER = {
   use_dora: { type: "bool", default: false, from: "TRL 0.19", needs: "use_peft",
     doc: "Decompose each weight into magnitude and direction (DoRA)." },
   init_lora_weights: { type: "string", default: "true", from: "PEFT", needs: "use_peft",
-    doc: "How adapters begin: true, false, gaussian, pissa, pissa_niter_N, olora, loftq, qera, qera_rank_N." },
+    doc: "How adapters begin: true, false, gaussian, pissa, pissa_niter_N, olora, loftq, qera, qera_rank_N (N of " +
+      "lora_r's ranks, or half, correct the quantization and stay fixed)." },
   rank_pattern: { type: "map?", default: null, from: "PEFT", needs: "use_peft",
     doc: "Ranks that differ from lora_r, by a regular expression for the end of a module's path." },
   alpha_pattern: { type: "map?", default: null, from: "PEFT", needs: "use_peft",
