@@ -102,7 +102,7 @@ export function doraLinear(
   dropping: { rate: number; seed: number } | undefined,
   context: ForwardContext,
 ): Tensor {
-  const { layer: { weight, bias }, a, b, scaling: s, trains } = lora;
+  const { layer: { weight, bias }, a, b, scaling: s, masks } = lora;
   const drop = (t: Tensor, base?: Tensor) => dropoutOnly(t, dropping!.rate, dropping!.seed, base);
   const dropped = dropping ? drop(x) : x; // (M, in)
   const { g, norm } = scales(lora, dora, context);
@@ -117,8 +117,8 @@ export function doraLinear(
     const dm = over(columnSum(mul(dy, z)), norm);
     const u = mul(dy, g); // (M, out)
     const dh = product("nn", u, b, { alpha: s }); // (M, r)
-    productInto("tn", u, ofTraining(h, trains), b.grad!, { alpha: s });
-    productInto("tn", ofTraining(dh, trains), dropped, a.grad!);
+    productInto("tn", u, ofTraining(h, masks), b.grad!, { alpha: s });
+    productInto("tn", ofTraining(dh, masks), dropped, a.grad!);
     const rest = [undefined, undefined, dm, biasGradient(bias, dy)];
     if (!x.requiresGrad) return [undefined, ...rest];
     const dx = baseBackward(weight, u);

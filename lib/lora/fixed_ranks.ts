@@ -1,12 +1,13 @@
 /**
  * Ranks of an adapter that do not train: they hold what corrects the quantization and belong to the base. Adam's first
  * steps are as large for them as for the others and undo the correction: after 40 steps of SmolLM2-135M's recipe more
- * than half of what it was worth was lost where it trained, next to nothing where it stayed.
+ * than half of what it was worth was lost where it trained. Nor does dropout fall on what they read, as it does not on
+ * what the base reads.
  * @module
  */
 import { NibbleError } from "../errors.ts";
 import { mul } from "../tensor/ops/pointwise.ts";
-import { keep, type Tensor, tensor } from "../tensor/tensor.ts";
+import { type Tensor, tensor } from "../tensor/tensor.ts";
 import type { Init } from "./config.ts";
 
 /**
@@ -34,13 +35,21 @@ export function fixedRanks(init: Init, r: number): number {
   );
 }
 
-/** 0 for the fixed ranks, 1 for the others, `[r]`; undefined where all train. Its owner disposes it. */
-export function trainsMask(fixed: number, r: number): Tensor | undefined {
-  if (fixed === 0) return undefined;
-  return keep(tensor(Float32Array.from({ length: r }, (_, k) => k < fixed ? 0 : 1), [r], "f32", "adapter"));
+/** Which ranks train, and which hold a correction: ones for those, `[r]`, zeros for the others. */
+export interface RankMasks {
+  readonly train: Tensor;
+  readonly stay: Tensor;
 }
 
-/** `[M, r]` with zeros for the ranks that do not train, so that what is summed over it leaves them alone. */
-export function ofTraining(t: Tensor, trains: Tensor | undefined): Tensor {
-  return trains ? mul(t, trains) : t;
+/** The masks of an adapter with `fixed` ranks, made by `make`; undefined where all train. */
+export function rankMasks(fixed: number, r: number, make: (t: Tensor) => Tensor): RankMasks | undefined {
+  if (fixed === 0) return undefined;
+  const mask = (ones: (k: number) => boolean) =>
+    make(tensor(Float32Array.from({ length: r }, (_, k) => ones(k) ? 1 : 0), [r], "f32", "adapter"));
+  return { train: mask((k) => k >= fixed), stay: mask((k) => k < fixed) };
+}
+
+/** `[M, r]` with zeros for the ranks that stay, so that what is summed over it leaves them alone. */
+export function ofTraining(t: Tensor, masks: RankMasks | undefined): Tensor {
+  return masks ? mul(t, masks.train) : t;
 }

@@ -9,11 +9,12 @@ import { hashText } from "../model/random_source.ts";
 import type { Drop } from "../tensor/ops/dropout.ts";
 import { biasGradient, product, productInto } from "../tensor/ops/linear.ts";
 import { shareOperands } from "../tensor/ops/matmul_texture.ts";
-import { record } from "../tensor/tape.ts";
+import { add, mul } from "../tensor/ops/pointwise.ts";
+import { noGrad, record } from "../tensor/tape.ts";
 import { empty, keep, type Tensor, tensor } from "../tensor/tensor.ts";
 import { initOf, type LoraConfig } from "./config.ts";
 import { type Dora, doraLinear, rowSquares, startMagnitude } from "./dora.ts";
-import { fixedRanks, ofTraining, trainsMask } from "./fixed_ranks.ts";
+import { fixedRanks, ofTraining, type RankMasks, rankMasks } from "./fixed_ranks.ts";
 import { startLayer } from "./init.ts";
 import { adapterShapes, rankAndScale, targetModules } from "./targets.ts";
 import { modelSource, parameterShapes } from "../model/parameters.ts";
@@ -32,8 +33,8 @@ export interface LoraLayer {
   readonly b: Tensor;
   /** alpha / r, or alpha / sqrt(r) with rsLoRA (Kalajdzievski 2023, arXiv 2312.03732). */
   readonly scaling: number;
-  /** 0 for ranks that hold a correction and do not train, 1 for the others, `[r]`; undefined where all train. */
-  readonly trains: Tensor | undefined;
+  /** Where some ranks hold a correction and do not train. */
+  readonly masks: RankMasks | undefined;
   /** Magnitude and what its norm needs, with DoRA. */
   readonly dora: Dora | undefined;
   /**
@@ -112,9 +113,8 @@ export function addAdapter(
         dora = { magnitude, squares: mine(rowSquares(layer.weight)) };
         startMagnitude({ layer, a, b, scaling }, dora);
       }
-      const trains = trainsMask(fixedRanks(init, r), r);
-      if (trains) own.push(trains);
-      layers.set(module, { layer, a, b, scaling, trains, dora, initial });
+      const masks = rankMasks(fixedRanks(init, r), r, mine);
+      layers.set(module, { layer, a, b, scaling, masks, dora, initial });
     }
   } catch (error) {
     adapter.remove();
@@ -180,25 +180,34 @@ function install(lora: LoraLayer, adapter: Adapter): void {
  * rather than kept, since it is as large as x. Where the kernel can, base and adapter are one pass.
  */
 function loraLinear(
-  lora: Pick<LoraLayer, "layer" | "a" | "b" | "trains">,
+  lora: Pick<LoraLayer, "layer" | "a" | "b" | "masks">,
   x: Tensor,
   drop: Drop | undefined,
   s: number,
   unread: boolean,
 ): Tensor {
-  const { layer: { weight, bias }, a, b, trains } = lora;
+  const { layer: { weight, bias }, a, b, masks } = lora;
   const dropped = (operand: "x" | "w") => drop ? { drop: { ...drop, operand } } : {};
+  const down = () => {
+    const h = product("nt", x, a, dropped("x"));
+    return drop && masks ? noGrad(() => add(mul(h, masks.train), mul(product("nt", x, a), masks.stay))) : h;
+  };
   const [h, y] = shareOperands([x], () => {
-    const h = product("nt", x, a, dropped("x")); // (M, r)
+    const h = down(); // (M, r)
     return [h, unread ? empty([x.rows, b.rows]) : baseForward(weight, x, bias, { x: h, w: b, alpha: s })];
   }) as [Tensor, Tensor];
   return record("loraLinear", y, [x, a, b, bias], (dy) => {
     const dBias = biasGradient(bias, dy);
     const dx = shareOperands([dy], () => {
       const dh = product("nn", dy, b, { alpha: s }); // (M, r)
-      if (b.grad) productInto("tn", dy, ofTraining(h, trains), b.grad, { alpha: s });
-      if (a.grad) productInto("tn", ofTraining(dh, trains), x, a.grad, dropped("w"));
-      return x.requiresGrad ? baseBackward(weight, dy, { x: dh, w: a, alpha: 1, drop }) : undefined;
+      if (b.grad) productInto("tn", dy, ofTraining(h, masks), b.grad, { alpha: s });
+      const trained = ofTraining(dh, masks);
+      if (a.grad) productInto("tn", trained, x, a.grad, dropped("w"));
+      if (!x.requiresGrad) return undefined;
+      const apart = drop && masks; // dropout falls on a part of the ranks
+      const dx = baseBackward(weight, dy, { x: apart ? trained : dh, w: a, alpha: 1, drop });
+      if (apart) productInto("nn", mul(dh, masks.stay), a, dx);
+      return dx;
     });
     return [dx, undefined, undefined, dBias];
   }, false);

@@ -90,7 +90,7 @@ async function check(c: Case, quantized: boolean, rate: number, broken = false):
     a,
     b,
     scaling: broken ? 1.01 * c.s : c.s,
-    trains: undefined,
+    masks: undefined,
     dora,
     initial: undefined,
   };
