@@ -7,11 +7,11 @@ import { baseBackward, baseForward, baseLinear, type LinearLayer } from "../mode
 import type { Model } from "../model/model.ts";
 import { hashText } from "../model/random_source.ts";
 import type { Drop } from "../tensor/ops/dropout.ts";
-import { biasGradient, product, productInto } from "../tensor/ops/linear.ts";
+import { biasGradient, product, productInto, type ProductOptions } from "../tensor/ops/linear.ts";
 import { shareOperands } from "../tensor/ops/matmul_texture.ts";
 import { add, mul } from "../tensor/ops/pointwise.ts";
 import { noGrad, record } from "../tensor/tape.ts";
-import { empty, keep, type Tensor, tensor } from "../tensor/tensor.ts";
+import { empty, keep, scope, type Tensor, tensor } from "../tensor/tensor.ts";
 import { initOf, type LoraConfig } from "./config.ts";
 import { type Dora, doraLinear, rowSquares, startMagnitude } from "./dora.ts";
 import { fixedRanks, ofTraining, type RankMasks, rankMasks } from "./fixed_ranks.ts";
@@ -188,12 +188,11 @@ function loraLinear(
 ): Tensor {
   const { layer: { weight, bias }, a, b, masks } = lora;
   const dropped = (operand: "x" | "w") => drop ? { drop: { ...drop, operand } } : {};
-  const down = () => {
-    const h = product("nt", x, a, dropped("x"));
-    return drop && masks ? noGrad(() => add(mul(h, masks.train), mul(product("nt", x, a), masks.stay))) : h;
-  };
+  const down = (options: ProductOptions) => product("nt", x, a, options);
   const [h, y] = shareOperands([x], () => {
-    const h = down(); // (M, r)
+    const h = drop && masks // dropout falls on a part of the ranks
+      ? scope(() => noGrad(() => add(mul(down(dropped("x")), masks.train), mul(down({}), masks.stay))))
+      : down(dropped("x")); // (M, r)
     return [h, unread ? empty([x.rows, b.rows]) : baseForward(weight, x, bias, { x: h, w: b, alpha: s })];
   }) as [Tensor, Tensor];
   return record("loraLinear", y, [x, a, b, bias], (dy) => {
@@ -204,7 +203,7 @@ function loraLinear(
       const trained = ofTraining(dh, masks);
       if (a.grad) productInto("tn", trained, x, a.grad, dropped("w"));
       if (!x.requiresGrad) return undefined;
-      const apart = drop && masks; // dropout falls on a part of the ranks
+      const apart = drop && masks;
       const dx = baseBackward(weight, dy, { x: apart ? trained : dh, w: a, alpha: 1, drop });
       if (apart) productInto("nn", mul(dh, masks.stay), a, dx);
       return dx;
