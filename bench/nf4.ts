@@ -19,16 +19,12 @@ import { matmulInto } from "../lib/tensor/ops/matmul_kernel.ts";
 import { holdTextures } from "../lib/tensor/ops/matmul_texture.ts";
 import { interleave } from "./interleave.ts";
 import { option, row } from "./report.ts";
-import { LAYERS } from "./shapes.ts";
+import { LAYERS, numbers } from "./shapes.ts";
 
 const rows = option("rows", "1,32,512").split(",").map(Number);
 const models = option("models", "SmolLM2,Llama,Mistral").split(",");
 const rounds = Number(option("rounds", "5")), budget = Number(option("budget", "100"));
 const kernels = option("kernels", "").split(",").filter((name) => name) as QuantizedKernel[];
-const numbers = (n: number, seed: number) => {
-  let s = seed;
-  return Float32Array.from({ length: n }, () => (s = (Math.imul(s, 1664525) + 1013904223) | 0) / 2 ** 31);
-};
 
 await openGpu();
 console.log(`${gpu().name}\n`);

@@ -8,7 +8,7 @@
  */
 import { defineKernel, gpu } from "../gpu/mod.ts";
 import { baseBackward, baseForward, type ForwardContext } from "../model/linear.ts";
-import { dropoutOnly } from "../tensor/ops/dropout.ts";
+import { type Drop, dropoutOnly } from "../tensor/ops/dropout.ts";
 import { addBias, biasGradient, product, productInto } from "../tensor/ops/linear.ts";
 import { addInto, mul, square, sub } from "../tensor/ops/pointwise.ts";
 import { columnSum, rowSum } from "../tensor/ops/reduce.ts";
@@ -99,7 +99,7 @@ export function doraLinear(
   lora: LoraLayer,
   dora: Dora,
   x: Tensor,
-  dropping: { rate: number; seed: number } | undefined,
+  dropping: Drop | undefined,
   context: ForwardContext,
 ): Tensor {
   const { layer: { weight, bias }, a, b, scaling: s, masks } = lora;

@@ -143,7 +143,7 @@ export function rounded(values: Values, type: string): Values {
 }
 
 /** `√(S/s) Vᵀ` and `U √(S/s)`, so that s B A is the matrix of the triplets. */
-export function balanced(
+function balanced(
   { u, s, v }: { u: Float64Array; s: Float64Array; v: Float64Array },
   r: number,
   { rows, columns }: Matrix,

@@ -3,17 +3,11 @@
  * @module
  */
 import { NibbleError } from "../errors.ts";
-import { defineKernel, gpu } from "../gpu/mod.ts";
+import { adapterKind, defineKernel, gpu } from "../gpu/mod.ts";
 import { grid1d } from "../tensor/grid.ts";
 import { empty, shapeError, type Tensor } from "../tensor/tensor.ts";
 import source from "../../wgsl/dequantize_4bit.wgsl" with { type: "text" };
-import {
-  onProcessor,
-  type QuantizedTensor,
-  scaleBindings,
-  span,
-  valueConstants,
-} from "./quantized_tensor.ts";
+import { type QuantizedTensor, scaleBindings, span, valueConstants } from "./quantized_tensor.ts";
 
 const kernel = defineKernel("dequantize_4bit", source);
 
@@ -52,7 +46,7 @@ export function dequantizeRows(q: QuantizedTensor, from: number, to: number, int
     const y = { buffer: into.buffer, offset: into.offset + done * 4, bytes: n * 4 };
     const whole = n % 8 === 0;
     // a processor's driver pays for every lane's memory access by itself: a block an invocation decodes its scale once
-    const perLane = whole && onProcessor()
+    const perLane = whole && adapterKind(gpu()) !== "gpu"
       ? [8, 4, 2, 1].find((w) => n % (8 * w) === 0 && at % (8 * w) === 0 && q.blocksize % (8 * w) === 0)!
       : 1;
     const { groups, row } = grid1d(Math.ceil(n / (512 * perLane)), 64);

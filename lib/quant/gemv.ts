@@ -2,7 +2,7 @@
  * A few vectors times a 4-bit weight, for generation: the weight is read in its 4 bits and never written out.
  * @module
  */
-import { type BufferRange, defineKernel, gpu, type GpuTexture } from "../gpu/mod.ts";
+import { adapterKind, type BufferRange, defineKernel, gpu, type GpuTexture } from "../gpu/mod.ts";
 import { grid1d } from "../tensor/grid.ts";
 import type { GemvTiling } from "../tensor/ops/gemv.ts";
 import { heldTexture, TEXTURE_BYTES, toTexture, vectorLanes } from "../tensor/ops/matmul_texture.ts";
@@ -10,13 +10,7 @@ import { empty, shapeError, type Tensor } from "../tensor/tensor.ts";
 import source from "../../wgsl/gemv_4bit.wgsl" with { type: "text" };
 import scalesSource from "../../wgsl/decode_scales.wgsl" with { type: "text" };
 import textureSource from "../../wgsl/gemv_4bit_texture.wgsl" with { type: "text" };
-import {
-  onProcessor,
-  type QuantizedTensor,
-  scaleBindings,
-  span,
-  valueConstants,
-} from "./quantized_tensor.ts";
+import { type QuantizedTensor, scaleBindings, span, valueConstants } from "./quantized_tensor.ts";
 
 const kernel = defineKernel("gemv_4bit", source);
 const scalesKernel = defineKernel("decode_scales", scalesSource);
@@ -37,7 +31,7 @@ export function gemvFits(rows: number, q: QuantizedTensor): boolean {
  */
 export function gemvTiling(q: QuantizedTensor): GemvTiling | "texture" {
   if (vectorLanes(gpu()) > 0 && q.columns % 32 === 0 && q.size >= 2 ** 14) return "texture";
-  return onProcessor() ? { lanes: 1, rows: 8, size: 8 } : { lanes: 16, rows: 2, size: 64 };
+  return adapterKind(gpu()) !== "gpu" ? { lanes: 1, rows: 8, size: 8 } : { lanes: 16, rows: 2, size: 64 };
 }
 
 /** Rows of `q` that one launch takes. */

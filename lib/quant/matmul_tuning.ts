@@ -4,6 +4,7 @@
  */
 import { adapterKind, type Gpu, type Probe, type Tunable } from "../gpu/mod.ts";
 import { vectorLanes } from "../tensor/ops/matmul_texture.ts";
+import { numbers } from "../tensor/ops/matmul_tuning.ts";
 import { empty, tensor } from "../tensor/tensor.ts";
 import { fitsVectorLanes } from "./matmul_fused.ts";
 import { matmulQuantized, type QuantizedClass, type QuantizedKernel } from "./matmul.ts";
@@ -60,10 +61,4 @@ function probe(device: Gpu, layout: "nt" | "nn", rows: QuantizedClass): Probe {
       y.dispose();
     },
   };
-}
-
-/** Seeded numbers, uniform in ±1. */
-function numbers(n: number, seed: number): Float32Array<ArrayBuffer> {
-  let s = seed;
-  return Float32Array.from({ length: n }, () => (s = (Math.imul(s, 1664525) + 1013904223) | 0) / 2 ** 31);
 }

@@ -135,11 +135,6 @@ export function scaleBindings(q: QuantizedTensor): { scales: BufferRange; map: B
   return { scales: (q.nested?.scales ?? map).range, map: map.range };
 }
 
-/** Whether the adapter is a software one, for which other shapes of work are best. */
-export function onProcessor(): boolean {
-  return /llvmpipe|SwiftShader/i.test(gpu().name);
-}
-
 /** A code book's numbers as the constants of a kernel: nothing for NF4, whose numbers stand in the files. */
 export function valueConstants(book: CodeBook): Record<string, number> {
   if (book === codeBook("nf4")) return {};

@@ -5,6 +5,7 @@
 import { NibbleError } from "../errors.ts";
 import { contentHashOf, type ModelFiles, openModelSides } from "../formats/mod.ts";
 import { fetchModel } from "../hub/mod.ts";
+import { initOf } from "../lora/config.ts";
 import { type Adapter, adapterShapes, addAdapter, type LoraConfig } from "../lora/lora.ts";
 import { readConfig } from "../model/config.ts";
 import { parameterShapes } from "../model/config.ts";
@@ -168,13 +169,7 @@ function freshFiles(path: string, s: TrainSettings): ModelFiles {
 export function loraConfig(s: TrainSettings, model: Model): LoraConfig {
   const { lora_alpha, lora_dropout, use_rslora, use_dora, exclude_modules, layers_pattern, bias } = s;
   const { init_lora_weights: init } = s;
-  if (/^qera/i.test(init) && s.weight_decay > 0) {
-    throw new NibbleError("train/decay", "It would shrink the correction that the adapters begin with", {
-      where: "weight_decay",
-      remedy: `Set weight_decay: 0, or init_lora_weights other than ${init}.`,
-    });
-  }
-  return {
+  const config: LoraConfig = {
     ...{ lora_alpha, lora_dropout, use_rslora, use_dora, exclude_modules, layers_pattern, bias },
     r: s.lora_r,
     target_modules: s.lora_target_modules ?? model.config.family.loraTargets,
@@ -184,6 +179,13 @@ export function loraConfig(s: TrainSettings, model: Model): LoraConfig {
     modules_to_save: s.lora_modules_to_save,
     init_lora_weights: /^(true|false)$/i.test(init) ? init.toLowerCase() === "true" : init,
   };
+  if (initOf(config).kind === "qera" && s.weight_decay > 0) {
+    throw new NibbleError("train/decay", "It would shrink the correction that the adapters begin with", {
+      where: "weight_decay",
+      remedy: `Set weight_decay: 0, or init_lora_weights other than ${init}.`,
+    });
+  }
+  return config;
 }
 
 function numbers(key: string, map: Record<string, unknown> | null): Record<string, number> {

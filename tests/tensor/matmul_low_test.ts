@@ -7,13 +7,8 @@ import {
   type MatmulLayout,
   type MatmulOptions,
 } from "../../lib/tensor/ops/matmul_kernel.ts";
+import { numbers } from "../../lib/tensor/ops/matmul_tuning.ts";
 import { empty, type Tensor, tensor } from "../../lib/tensor/tensor.ts";
-
-/** Deterministic numbers in [-1, 1). */
-function numbers(n: number, seed: number): Float32Array<ArrayBuffer> {
-  let s = seed;
-  return Float32Array.from({ length: n }, () => (s = (Math.imul(s, 1664525) + 1013904223) | 0) / 2 ** 31);
-}
 
 interface Case {
   layout: MatmulLayout;

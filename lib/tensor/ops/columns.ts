@@ -32,7 +32,7 @@ export function takeColumns(whole: Tensor, first: number, width: number): Tensor
 }
 
 /** `whole[:, first : first + part.columns] = part`; not recorded. */
-export function putColumns(whole: Tensor, first: number, part: Tensor): void {
+function putColumns(whole: Tensor, first: number, part: Tensor): void {
   run("put", part, whole, first);
 }
 

@@ -123,8 +123,8 @@ function probe(device: Gpu, layout: MatmulLayout, kind: MatmulClass): Probe {
   };
 }
 
-/** Seeded numbers, uniform in ±1. */
-function numbers(n: number, seed: number): Float32Array<ArrayBuffer> {
+/** Seeded numbers, uniform in ±1, for probes. */
+export function numbers(n: number, seed: number): Float32Array<ArrayBuffer> {
   let s = seed;
   return Float32Array.from({ length: n }, () => (s = (Math.imul(s, 1664525) + 1013904223) | 0) / 2 ** 31);
 }
