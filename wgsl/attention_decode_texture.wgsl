@@ -11,9 +11,9 @@ struct Params {
   scale: f32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var q: texture_2d<f32>;
-@group(0) @binding(2) var k: texture_2d<f32>;
-@group(0) @binding(3) var v: texture_2d<f32>;
+@group(0) @binding(1) var q: texture_storage_2d<rgba32float, read>;
+@group(0) @binding(2) var k: texture_storage_2d<rgba32float, read>;
+@group(0) @binding(3) var v: texture_storage_2d<rgba32float, read>;
 @group(0) @binding(4) var<storage, read_write> o: array<vec4<f32>>;
 
 const HEAD_DIM: u32 = 64u;
@@ -33,7 +33,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var a: array<vec4<f32>, VECS>;
   var acc: array<vec4<f32>, VECS>;
   for (var c = 0u; c < VECS; c++) { // @unroll
-    a[c] = textureLoad(q, texel(q0 + c), 0);
+    a[c] = textureLoad(q, texel(q0 + c));
   }
   var top = HIDDEN;
   var total = 0.0;
@@ -41,7 +41,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let at = kv0 + j * stride;
     var sum = vec4(0.0);
     for (var c = 0u; c < VECS; c++) { // @unroll
-      sum = fma(a[c], textureLoad(k, texel(at + c), 0), sum);
+      sum = fma(a[c], textureLoad(k, texel(at + c)), sum);
     }
     let s = (sum.x + sum.y + sum.z + sum.w) * p.scale;
     let higher = max(top, s);
@@ -50,7 +50,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     top = higher;
     total = fma(total, shrink, e);
     for (var c = 0u; c < VECS; c++) { // @unroll
-      acc[c] = fma(vec4(e), textureLoad(v, texel(at + c), 0), acc[c] * shrink);
+      acc[c] = fma(vec4(e), textureLoad(v, texel(at + c)), acc[c] * shrink);
     }
   }
   // a lane without keys has nothing in acc and total

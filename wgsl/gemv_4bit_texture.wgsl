@@ -13,9 +13,9 @@ struct Params {
   first_scale: u32, // number of the block whose scale comes first
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var x: texture_2d<f32>;
-@group(0) @binding(2) var w: texture_2d<u32>;
-@group(0) @binding(3) var scales: texture_2d<f32>;
+@group(0) @binding(1) var x: texture_storage_2d<rgba32float, read>;
+@group(0) @binding(2) var w: texture_storage_2d<rgba32uint, read>;
+@group(0) @binding(3) var scales: texture_storage_2d<rgba32float, read>;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
 
 const BLOCK: u32 = 64u;
@@ -74,7 +74,7 @@ fn decode(code: u32, book: vec2<f32>) -> f32 {
 
 fn scale_of(i: u32) -> f32 {
   let block = i / (BLOCK / 32u) - p.first_scale;
-  let s = textureLoad(scales, texel(block / 4u), 0);
+  let s = textureLoad(scales, texel(block / 4u));
   let odd = (block & 1u) != 0u;
   return select(select(s.x, s.y, odd), select(s.z, s.w, odd), (block & 2u) != 0u);
 }
@@ -94,11 +94,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       var a: array<vec4<f32>, MF>;
       var q: array<vec4<u32>, ROWS>;
       for (var r = 0u; r < ROWS; r++) { // @unroll
-        q[r] = textureLoad(w, texel(at[r] + c + g - p.first), 0);
+        q[r] = textureLoad(w, texel(at[r] + c + g - p.first));
       }
       for (var m = 0u; m < M; m++) { // @unroll
         for (var f = 0u; f < FETCHES; f++) { // @unroll
-          a[m * FETCHES + f] = textureLoad(x, texel((m * p.texels + c + g) * 8u + f * LANES + lane % 8u), 0);
+          a[m * FETCHES + f] = textureLoad(x, texel((m * p.texels + c + g) * 8u + f * LANES + lane % 8u));
         }
       }
       for (var j = 0u; j < 4u; j++) { // @unroll

@@ -10,8 +10,8 @@ struct Params {
   alpha: f32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var x: texture_2d<f32>;
-@group(0) @binding(2) var w: texture_2d<u32>;
+@group(0) @binding(1) var x: texture_storage_2d<rgba32float, read>;
+@group(0) @binding(2) var w: texture_storage_2d<rgba32uint, read>;
 @group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
 
 const W_KIND: u32 = 0u;       // 0 f32, 1 f16, 2 bf16
@@ -42,15 +42,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   for (var k = 0u; k < p.texels; k++) {
     for (var m = 0u; m < M; m++) { // @unroll
       for (var h = 0u; h < HALVES; h++) { // @unroll
-        a[m * HALVES + h] = textureLoad(x, texel((m * p.texels + k) * HALVES + h), 0);
+        a[m * HALVES + h] = textureLoad(x, texel((m * p.texels + k) * HALVES + h));
       }
     }
     for (var q = 0u; q < QUADS; q++) { // @unroll
       let i = 4u * (n + q * LANES) * p.texels + k;
-      let w0 = textureLoad(w, texel(i), 0);
-      let w1 = textureLoad(w, texel(i + p.texels), 0);
-      let w2 = textureLoad(w, texel(i + 2u * p.texels), 0);
-      let w3 = textureLoad(w, texel(i + 3u * p.texels), 0);
+      let w0 = textureLoad(w, texel(i));
+      let w1 = textureLoad(w, texel(i + p.texels));
+      let w2 = textureLoad(w, texel(i + 2u * p.texels));
+      let w3 = textureLoad(w, texel(i + 3u * p.texels));
       for (var h = 0u; h < HALVES; h++) { // @unroll
         let b = transpose(mat4x4<f32>(unpack(w0, h), unpack(w1, h), unpack(w2, h), unpack(w3, h)));
         for (var m = 0u; m < M; m++) { // @unroll

@@ -14,8 +14,8 @@ struct Params {
   alpha: f32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var x: texture_2d<f32>;
-@group(0) @binding(2) var w: texture_2d<u32>;
+@group(0) @binding(1) var x: texture_storage_2d<rgba32float, read>;
+@group(0) @binding(2) var w: texture_storage_2d<r32uint, read>;
 @group(0) @binding(3) var<storage, read> absmax: array<u32>;
 @group(0) @binding(4) var<storage, read> scales: array<f32>;
 @group(0) @binding(5) var<storage, read> map: array<f32>;
@@ -114,7 +114,7 @@ fn nt(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) 
     }
     for (var k = c; k < c + GROUP; k++) {
       for (var r = 0u; r < 8u; r++) { // @unroll
-        q[r] = textureLoad(w, texel(at[r] + k - p.first), 0).x;
+        q[r] = textureLoad(w, texel(at[r] + k - p.first)).x;
       }
       for (var h = 0u; h < 2u; h++) { // @unroll
         for (var j = 0u; j < 2u; j++) { // @unroll
@@ -123,7 +123,7 @@ fn nt(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) 
             s[4u * j + 2u] * decode(q[4u * j + 2u] >> (16u * h), book), s[4u * j + 3u] * decode(q[4u * j + 3u] >> (16u * h), book)));
         }
         for (var i = 0u; i < XR; i++) { // @unroll
-          a[i] = textureLoad(x, texel(p.x0 + (m0 + i * LANES + lane) * p.ldx + 2u * k + h), 0);
+          a[i] = textureLoad(x, texel(p.x0 + (m0 + i * LANES + lane) * p.ldx + 2u * k + h));
         }
         for (var i = 0u; i < XR; i++) { // @unroll
           for (var l = 0u; l < LANES; l++) { // @unroll
@@ -154,13 +154,13 @@ fn nn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) 
     let s = scale_of((p.w0 + c + lane) * p.ldw + group.x * LANES);
     for (var h = 0u; h < 2u; h++) { // @unroll
       for (var r = 0u; r < 4u; r++) { // @unroll
-        let q = textureLoad(w, texel((p.w0 + c + 4u * h + r) * p.ldw + n - p.first), 0).x;
+        let q = textureLoad(w, texel((p.w0 + c + 4u * h + r) * p.ldw + n - p.first)).x;
         let t = subgroupShuffle(s, 4u * h + r);
         b[0][r] = decode(q, t * book);
         b[1][r] = decode(q >> 16u, t * book);
       }
       for (var i = 0u; i < XR; i++) { // @unroll
-        a[i] = textureLoad(x, texel(p.x0 + (m0 + i * LANES + lane) * p.ldx + c / 4u + h), 0);
+        a[i] = textureLoad(x, texel(p.x0 + (m0 + i * LANES + lane) * p.ldx + c / 4u + h));
       }
       for (var i = 0u; i < XR; i++) { // @unroll
         for (var l = 0u; l < LANES; l++) { // @unroll

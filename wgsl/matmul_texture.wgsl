@@ -15,14 +15,14 @@ struct Params {
   seed: u32, threshold: u32, scale: f32, mask0: u32,  // dropout; what is masked first is element 4 mask0
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var x: texture_2d<f32>;
+@group(0) @binding(1) var x: texture_storage_2d<rgba32float, read>;
 @group(0) @binding(2) var w: W;
 @group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
 @group(0) @binding(4) var before: texture_2d<f32>;  // y as it was, where ACCUMULATE
-@group(0) @binding(5) var low_x: texture_2d<f32>;   // where LOW
-@group(0) @binding(6) var low_w: texture_2d<f32>;
+@group(0) @binding(5) var low_x: texture_storage_2d<rgba32float, read>;   // where LOW
+@group(0) @binding(6) var low_w: texture_storage_2d<rgba32float, read>;
 
-alias W = texture_2d<f32>;      // texture_2d<u32> where w is bf16
+alias W = texture_storage_2d<rgba32float, read>;  // of w's format: rgba16uint where it is bf16
 const BF16: bool = false;
 const W_ROWS: bool = true;
 const ACCUMULATE: bool = false;
@@ -51,7 +51,7 @@ fn dropped(i: u32, v: vec4<f32>) -> vec4<f32> {
 }
 
 fn load_w(i: u32) -> vec4<f32> {
-  let v = textureLoad(w, texel(i), 0);
+  let v = textureLoad(w, texel(i));
   if (BF16) { return bitcast<vec4<f32>>(vec4<u32>(v) << vec4<u32>(16u)); }
   if (DROP_B) { return dropped(i, vec4<f32>(v)); }
   return vec4<f32>(v);
@@ -67,7 +67,7 @@ fn load_b(k: u32, n: u32) -> mat4x4<f32> {
   return mat4x4<f32>(load_w(i), load_w(i + p.ldw), load_w(i + 2u * p.ldw), load_w(i + 3u * p.ldw));
 }
 
-fn low(i: u32) -> vec4<f32> { return textureLoad(low_w, texel(i), 0); }
+fn low(i: u32) -> vec4<f32> { return textureLoad(low_w, texel(i)); }
 
 // the same of U
 fn load_u(k: u32, n: u32) -> mat4x4<f32> {
@@ -117,7 +117,7 @@ fn rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         b[j] = load_u(k, n + j * LANES);
       }
       for (var i = 0u; i < XR; i++) { // @unroll
-        a[i] = textureLoad(low_x, texel((m0 + i * LANES + lane) * (p.R / 4u) + k), 0);
+        a[i] = textureLoad(low_x, texel((m0 + i * LANES + lane) * (p.R / 4u) + k));
       }
       for (var i = 0u; i < XR; i++) { // @unroll
         for (var l = 0u; l < LANES; l++) { // @unroll
@@ -142,7 +142,7 @@ fn rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       b[j] = load_b(k, n + j * LANES);
     }
     for (var i = 0u; i < XR; i++) { // @unroll
-      a[i] = textureLoad(x, texel(p.x0 + (m0 + i * LANES + lane) * p.ldx + k), 0);
+      a[i] = textureLoad(x, texel(p.x0 + (m0 + i * LANES + lane) * p.ldx + k));
     }
     for (var i = 0u; i < XR; i++) { // @unroll
       for (var l = 0u; l < LANES; l++) { // @unroll
@@ -173,7 +173,7 @@ fn columns(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
       b[j] = load_b(k / 4u, n + j * LANES);
     }
     for (var c = 0u; c < 4u; c++) { // @unroll
-      a[c] = textureLoad(x, texel(p.x0 + (k + c) * p.ldx + m0 / 4u + lane), 0);
+      a[c] = textureLoad(x, texel(p.x0 + (k + c) * p.ldx + m0 / 4u + lane));
     }
     if (k + 4u > p.K) {
       // rows of x and w past the end may hold anything, NaN too

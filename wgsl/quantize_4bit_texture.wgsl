@@ -9,7 +9,7 @@ struct Params {
   first_block: u32, // where its scales begin in absmax
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var x: texture_2d<u32>;
+@group(0) @binding(1) var x: texture_storage_2d<rgba32uint, read>;
 @group(0) @binding(2) var<storage, read_write> words: array<u32>;
 @group(0) @binding(3) var<storage, read_write> absmax: array<f32>;
 
@@ -41,7 +41,7 @@ const T14: f32 = 0.8614784479141235;
 // Eight elements, those of even and of odd number apart.
 struct Eight { even: vec4<f32>, odd: vec4<f32> }
 
-fn texel(i: u32) -> vec4<u32> { return textureLoad(x, vec2<u32>(i & 2047u, i >> 11u), 0); }
+fn texel(i: u32) -> vec4<u32> { return textureLoad(x, vec2<u32>(i & 2047u, i >> 11u)); }
 
 // f16 as f32, in integers: what unpack2x16float makes of subnormals is left open
 fn half(h: vec4<u32>) -> vec4<f32> {

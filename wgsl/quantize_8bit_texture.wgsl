@@ -8,10 +8,10 @@ struct Params {
   row: u32,  // invocations in one grid row
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var x: texture_2d<f32>;
+@group(0) @binding(1) var x: texture_storage_2d<rgba32float, read>;
 @group(0) @binding(2) var<storage, read_write> words: array<u32>;
 @group(0) @binding(3) var<storage, read_write> scales: array<f32>;
-@group(0) @binding(4) var tree: texture_2d<f32>;
+@group(0) @binding(4) var tree: texture_storage_2d<rgba32float, read>;
 
 fn reciprocal(bits: u32) -> f32 {
   let exponent = bits >> 23u;
@@ -29,11 +29,11 @@ fn reciprocal(bits: u32) -> f32 {
   return bitcast<f32>(((253u - exponent) << 23u) | (q & 0x7fffffu));
 }
 
-fn four(i: u32) -> vec4<f32> { return textureLoad(x, vec2<u32>(i & 2047u, i >> 11u), 0); }
+fn four(i: u32) -> vec4<f32> { return textureLoad(x, vec2<u32>(i & 2047u, i >> 11u)); }
 
 // which of a node's four subtrees v belongs to: the count of its thresholds strictly below v
 fn turn(v: f32, node: u32) -> u32 {
-  let t = textureLoad(tree, vec2<u32>(node, 0u), 0);
+  let t = textureLoad(tree, vec2<u32>(node, 0u));
   return select(0u, 1u, v > t.x) + select(0u, 1u, v > t.y) + select(0u, 1u, v > t.z);
 }
 

@@ -9,9 +9,9 @@ import {
   type Binding,
   type ParamField,
   reflect,
-  sampleType,
   type Specialization,
   specialize,
+  textureLayout,
 } from "./wgsl.ts";
 
 /** A kernel file and what was read from it. */
@@ -253,7 +253,7 @@ function lentOf(range: BufferRange | GpuTexture): GpuBuffer | GpuTexture {
 
 /** The kind of resource that a binding of a specialised text takes. */
 function layoutOf(b: Binding, code: string): Partial<GPUBindGroupLayoutEntry> {
-  if (b.kind === "texture") return { texture: { sampleType: sampleType(code, b.name) } };
+  if (b.kind === "texture") return textureLayout(code, b.name);
   if (b.kind === "uniform") return { buffer: { type: "uniform", hasDynamicOffset: true } };
   return { buffer: { type: b.kind === "read" ? "read-only-storage" : "storage" } };
 }

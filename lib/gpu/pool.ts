@@ -199,7 +199,8 @@ export function createPool(
   function acquireTexture(shape: TextureShape, kind: BufferKind): GpuTexture {
     const { format, width, height } = shape;
     return lend<GpuTexture>(keyOf(shape), width * height * TEXEL_BYTES[format], kind, () => {
-      const usage = GPUTextureUsage.COPY_DST | GPUTextureUsage.TEXTURE_BINDING;
+      const usage = GPUTextureUsage.COPY_DST | GPUTextureUsage.TEXTURE_BINDING |
+        GPUTextureUsage.STORAGE_BINDING;
       const raw = device.createTexture({ size: [width, height], format, usage });
       return { raw, view: raw.createView(), shape };
     });

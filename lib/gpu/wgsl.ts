@@ -158,9 +158,12 @@ export function reflect(source: string): { bindings: Binding[]; params: ParamFie
   return { bindings, params };
 }
 
-/** What a texture binding of a specialised text is sampled as; its type may stand behind an alias. */
-export function sampleType(text: string, name: string): "uint" | "unfilterable-float" {
-  const declared = new RegExp(`\\bvar\\s+${name}\\s*:\\s*([\\w<>]+)`).exec(text)?.[1];
-  const type = new RegExp(`\\balias\\s+${declared}\\s*=\\s*([\\w<>]+)`).exec(text)?.[1] ?? declared;
-  return type?.includes("u32") ? "uint" : "unfilterable-float";
+/** What a texture binding of a specialised text is bound as; its type may stand behind an alias. */
+export function textureLayout(text: string, name: string): Partial<GPUBindGroupLayoutEntry> {
+  const TYPE = String.raw`([\w]+(?:<[^>]*>)?)`;
+  const declared = new RegExp(String.raw`\bvar\s+${name}\s*:\s*${TYPE}`).exec(text)?.[1] ?? "";
+  const type = new RegExp(String.raw`\balias\s+${declared}\s*=\s*${TYPE}`).exec(text)?.[1] ?? declared;
+  const [, format] = /^texture_storage_2d<\s*(\w+)\s*,\s*read\s*>$/.exec(type) ?? [];
+  if (format) return { storageTexture: { access: "read-only", format: format as GPUTextureFormat } };
+  return { texture: { sampleType: type.includes("u32") ? "uint" : "unfilterable-float" } };
 }

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { NibbleError } from "../../lib/errors.ts";
 import { reflect, specialize } from "../../lib/gpu/mod.ts";
-import { sampleType } from "../../lib/gpu/wgsl.ts";
+import { textureLayout } from "../../lib/gpu/wgsl.ts";
 
 const flat = (text: string) => text.replace(/\s+/g, " ").trim();
 const failsWith = (work: () => unknown, code: string, pattern: RegExp) =>
@@ -94,11 +94,15 @@ Deno.test("bindings and parameters are read from the text, comments left out", (
   ]);
 });
 
-Deno.test("a texture's sample type is read from the specialised text, through an alias too", () => {
-  const source = "alias W = texture_2d<f32>;\n@group(0) @binding(1) var x: texture_2d<u32>;\nvar w: W;\n";
-  assert.equal(sampleType(source, "x"), "uint");
-  assert.equal(sampleType(source, "w"), "unfilterable-float");
-  assert.equal(sampleType(specialize(source, { types: { W: "texture_2d<u32>" } }), "w"), "uint");
+Deno.test("how a texture is bound is read from the specialised text, through an alias too", () => {
+  const source = "alias W = texture_2d<f32>;\n@group(0) @binding(1) var x: texture_2d<u32>;\nvar w: W;\n" +
+    "@group(0) @binding(3) var z: texture_storage_2d<rgba16float, read>;\n";
+  assert.deepEqual(textureLayout(source, "x"), { texture: { sampleType: "uint" } });
+  assert.deepEqual(textureLayout(source, "w"), { texture: { sampleType: "unfilterable-float" } });
+  const storage = (format: string) => ({ storageTexture: { access: "read-only", format } });
+  assert.deepEqual(textureLayout(source, "z"), storage("rgba16float"));
+  const turned = specialize(source, { types: { W: "texture_storage_2d<rgba16uint, read>" } });
+  assert.deepEqual(textureLayout(turned, "w"), storage("rgba16uint"));
 });
 
 Deno.test("every kernel file is specialisable as it stands, and its loops are all written out", () => {

@@ -120,7 +120,7 @@ export function launchTexture(
       ...{ W_ROWS: b.along, BF16: bf16, ACCUMULATE: accumulate, TURNED: turned },
       ...{ LOW: low !== undefined, DROP_B: drop !== undefined, DROP_LOW: low?.drop !== undefined },
     },
-    types: { W: bf16 ? "texture_2d<u32>" : "texture_2d<f32>" },
+    types: { W: `texture_storage_2d<${FORMATS[wKind]}, read>` },
     params: {
       ...{ M: rows, N: columns, K, x0: a.first, ldx: a.row, w0: b.first, ldw: b.row },
       ...{ y0, ldy, alpha, beta: low ? low.alpha / alpha : 0 },
