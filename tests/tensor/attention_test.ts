@@ -122,13 +122,14 @@ function excess(actual: ArrayLike<number>, expected: ArrayLike<number>, bound: A
 
 /** Compares output and gradients under the mapping of this adapter and that of GPUs. */
 async function compareBoth(c: Case, seed: number): Promise<void> {
+  await compare(c, seed, "default");
   await compare(c, seed, "own");
   await openGpu();
   // SwiftShader compiles the GPU's unrolled steps for minutes
   if (adapterKind(gpu()) !== "swiftshader") await compare(c, seed, "gpu");
 }
 
-async function compare(c: Case, seed: number, mapping: "own" | "gpu" = "own"): Promise<void> {
+async function compare(c: Case, seed: number, mapping: "own" | "gpu" | "default" = "default"): Promise<void> {
   await openGpu();
   const { batch, time, heads, kvHeads, headDim } = c;
   const rows = batch * time;
@@ -152,7 +153,7 @@ async function compare(c: Case, seed: number, mapping: "own" | "gpu" = "own"): P
         k,
         v,
         segments,
-        tiling: attentionTiling(headDim, mapping === "own" ? adapterKind(gpu()) : mapping),
+        tiling: mapping === "default" ? undefined : attentionTiling(headDim, mapping === "own" ? adapterKind(gpu()) : mapping),
       }),
     dy,
     [q, k, v],

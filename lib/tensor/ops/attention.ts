@@ -7,7 +7,8 @@ import { type AdapterKind, adapterKind, type BufferRange, defineKernel, gpu } fr
 import source from "../../../wgsl/attention.wgsl" with { type: "text" };
 import decodeTextureSource from "../../../wgsl/attention_decode_texture.wgsl" with { type: "text" };
 import decodeSource from "../../../wgsl/attention_decode.wgsl" with { type: "text" };
-import { TEXTURE_BYTES, toTexture, vectorLanes } from "./matmul_texture.ts";
+import { attentionTexture } from "./attention_texture.ts";
+import { shareOperands, TEXTURE_BYTES, toTexture, vectorLanes } from "./matmul_texture.ts";
 import { record, recording } from "../tape.ts";
 import { BYTES, empty, shapeError, type Tensor } from "../tensor.ts";
 
@@ -132,8 +133,9 @@ function launch(entry: string, problem: Problem, operands: Partial<Record<Operan
   const rowElements = (name: string) =>
     name === "segments" ? 1 : name === "stats" ? 2 * heads : (KV.includes(name) ? kvHeads : heads) * headDim;
   const rows = (name: string) => name === "segments" || KV.includes(name) ? keys : time;
-  const { maxBinding } = gpu();
   const widest = Math.max(...Object.keys(operands).map((name) => 4 * rows(name) * rowElements(name)));
+  const texture = problem.tiling ? undefined : attentionTexture(entry, headDim, widest);
+  const maxBinding = texture ? Math.min(gpu().maxBinding, TEXTURE_BYTES) : gpu().maxBinding;
   const fit = batch * widest <= maxBinding ? batch : Math.floor((maxBinding - 256) / widest);
   if (fit < 1) {
     throw new NibbleError(
@@ -158,24 +160,24 @@ function launch(entry: string, problem: Problem, operands: Partial<Record<Operan
       bind[name] = cut.range;
       base[name] = cut.base;
     }
+    const params = {
+      ...{ batch: to - from, time, keys, start: problem.start, heads, kv_heads: kvHeads },
+      window: Math.min(window ?? EVERYTHING, EVERYTHING),
+      q_base: (base.q ?? base.dy)! / 4,
+      kv_base: (base.k ?? 0) / 4,
+      row_base: base.stats! / 2,
+      seg_base: problem.segmented ? base.segments ?? 0 : 0,
+      scale: problem.scale ?? headDim ** -0.5,
+    };
+    const consts = { HEAD_DIM: headDim, SEGMENTED: problem.segmented };
+    if (texture) {
+      texture(consts, params, bind);
+      continue;
+    }
     gpu().kernels.launch(kernel, {
       entry,
-      consts: { HEAD_DIM: headDim, SEGMENTED: problem.segmented, ...tiling },
-      params: {
-        batch: to - from,
-        time,
-        keys,
-        start: problem.start,
-        heads,
-        kv_heads: kvHeads,
-        window: Math.min(window ?? EVERYTHING, EVERYTHING),
-        q_base: (base.q ?? base.dy)! / 4,
-        kv_base: (base.k ?? 0) / 4,
-        row_base: base.stats! / 2,
-        seg_base: problem.segmented ? base.segments ?? 0 : 0,
-        scale: problem.scale ?? headDim ** -0.5,
-      },
-      bind,
+      consts: { ...consts, ...tiling },
+      ...{ params, bind },
       groups: [
         Math.ceil(time / (tiling.ROWS * tiling.ROW_LANES)),
         Math.ceil((entry === "backward_kv" ? kvHeads : heads) * (to - from) / tiling.HEAD_LANES),
@@ -231,13 +233,14 @@ export function attention(options: AttentionOptions): Tensor {
   return record("attention", o, [q, k, v], (dy) => {
     launch("backward_delta", problem, { dy, o, stats });
     const dq = q.requiresGrad ? empty(q.shape) : undefined;
-    if (dq) launch("backward_q", problem, { q, k, v, segments, dy, stats, dq });
     let dk: Tensor | undefined, dv: Tensor | undefined;
-    if (k.requiresGrad || v.requiresGrad) {
+    shareOperands([q, k, v, dy], () => {
+      if (dq) launch("backward_q", problem, { q, k, v, segments, dy, stats, dq });
+      if (!k.requiresGrad && !v.requiresGrad) return;
       dk = empty(k.shape);
       dv = empty(v.shape);
       launch("backward_kv", problem, { q, k, v, segments, dy, stats, dk, dv });
-    }
+    });
     stats.dispose(); // the walk comes here once
     return [dq, dk, dv];
   });
