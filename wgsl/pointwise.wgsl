@@ -1,6 +1,6 @@
 // y = f(a, b), element by element; also y += b, and activations with their gradients.
 // a: [n], b: [n] or [period] repeated (broadcast over leading axes) or [n / period] spread (over trailing axes).
-// Grid: x over n / 64, folded into y when longer than one dimension allows. One invocation: one V, which is a f32
+// Grid: x over n / LANES, folded into y when longer than one dimension allows. One invocation: one V, which is a f32
 // or, where lengths are multiples of four, a vec4 (n and period then count those).
 struct Params {
   n: u32,       // elements of y
@@ -16,6 +16,7 @@ alias V = f32;
 @group(0) @binding(4) var<storage, read> dy: array<V>;
 @group(0) @binding(5) var<storage, read_write> db: array<V>;
 
+const LANES: u32 = 64u;
 const OP: u32 = 0u;
 const MODE: u32 = 0u; // b's index: 0 i, 1 i % period, 2 i / period
 const ACT: u32 = 0u;  // activation: 0 silu, 1 gelu, 2 gelu in its tanh form, 3 relu
@@ -61,7 +62,7 @@ fn b_index(i: u32) -> u32 {
 }
 
 // y = OP(a, b): 0 add, 1 mul, 2 sub
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn binary(@builtin(global_invocation_id) id: vec3<u32>) {
   let i = id.y * p.row + id.x;
   if (i < p.n) {
@@ -74,7 +75,7 @@ fn binary(@builtin(global_invocation_id) id: vec3<u32>) {
 }
 
 // y = OP(a): 0 alpha * a, 1 a + alpha, 2 exp, 3 log, 4 square, 5 alpha * tanh(a / alpha)
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn unary(@builtin(global_invocation_id) id: vec3<u32>) {
   let i = id.y * p.row + id.x;
   if (i < p.n) {
@@ -89,7 +90,7 @@ fn unary(@builtin(global_invocation_id) id: vec3<u32>) {
 }
 
 // y = dy * OP'(a)
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn unary_backward(@builtin(global_invocation_id) id: vec3<u32>) {
   let i = id.y * p.row + id.x;
   if (i < p.n) {
@@ -105,28 +106,28 @@ fn unary_backward(@builtin(global_invocation_id) id: vec3<u32>) {
 }
 
 // y = act(a)
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn activation(@builtin(global_invocation_id) id: vec3<u32>) {
   let i = id.y * p.row + id.x;
   if (i < p.n) { y[i] = activate(a[i]).y; }
 }
 
 // y = dy * act'(a)
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn activation_backward(@builtin(global_invocation_id) id: vec3<u32>) {
   let i = id.y * p.row + id.x;
   if (i < p.n) { y[i] = dy[i] * activate(a[i]).slope; }
 }
 
 // y = act(a) * b
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn gated(@builtin(global_invocation_id) id: vec3<u32>) {
   let i = id.y * p.row + id.x;
   if (i < p.n) { y[i] = activate(a[i]).y * b[i]; }
 }
 
 // both gradients in place, y holding a and db holding b: y = dy * act'(a) * b, db = dy * act(a)
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn gated_backward(@builtin(global_invocation_id) id: vec3<u32>) {
   let i = id.y * p.row + id.x;
   if (i < p.n) {
@@ -138,7 +139,7 @@ fn gated_backward(@builtin(global_invocation_id) id: vec3<u32>) {
 }
 
 // y += alpha * b
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn add_into(@builtin(global_invocation_id) id: vec3<u32>) {
   let i = id.y * p.row + id.x;
   if (i < p.n) { y[i] += p.alpha * b[b_index(i)]; }

@@ -4,7 +4,7 @@
  */
 import { defineKernel, gpu } from "../../gpu/mod.ts";
 import source from "../../../wgsl/pointwise.wgsl" with { type: "text" };
-import { grid1d, rowRanges } from "../grid.ts";
+import { grid1d, loneLanes, rowRanges } from "../grid.ts";
 import { record } from "../tape.ts";
 import { empty, shapeError, type Tensor } from "../tensor.ts";
 import { sumTo } from "./reduce.ts";
@@ -70,7 +70,7 @@ function run(
       ? 4
       : 1;
     const n = (to - from) * columns / width;
-    const { groups, row } = grid1d(Math.ceil(n / 64), 64);
+    const lanes = loneLanes(), { groups, row } = grid1d(Math.ceil(n / lanes), lanes);
     const bind = Object.fromEntries(
       Object.entries(operands).map(([name, t]) => {
         const whole = name === "b" && how.mode === 1;
@@ -85,7 +85,7 @@ function run(
     );
     gpu().kernels.launch(kernel, {
       entry,
-      consts,
+      consts: { ...consts, LANES: lanes },
       types: { V: width === 4 ? "vec4<f32>" : "f32" },
       params: { n, period: Math.max(1, how.period / width), row, alpha },
       bind,
