@@ -8,7 +8,13 @@ import { type LowRank, matmulInto } from "../tensor/ops/matmul_kernel.ts";
 import { vectorLanes } from "../tensor/ops/matmul_texture.ts";
 import { empty, scope, shapeError, type Tensor } from "../tensor/tensor.ts";
 import { dequantizeRows } from "./dequantize.ts";
-import { fitsQuadRows, fitsVectorLanes, type FusedKernel, multiplyFused } from "./matmul_fused.ts";
+import {
+  fitsQuadRows,
+  fitsVectorLanes,
+  type FusedKernel,
+  fusedTakesLow,
+  multiplyFused,
+} from "./matmul_fused.ts";
 import type { QuantizedTensor } from "./quantized_tensor.ts";
 
 /** Operands of {@link matmulQuantized}. */
@@ -71,13 +77,12 @@ export function matmulQuantized(options: QuantizedMatmul): void {
   if (y.size === 0) return;
   const kernel = options.kernel ?? tunedQuantized(options, gpu()) ?? chooseQuantized(options, gpu());
   if (kernel === "scratch") return throughScratch(options);
-  const { low } = options;
-  if (low) {
-    // the dropout is of the low-rank product alone, so that comes first
-    matmulInto({ layout, x: low.x, w: low.w, y, alpha: low.alpha });
-    if (low.drop) dropoutInto(y, low.drop.rate, low.drop.seed);
-  }
-  multiplyFused({ ...options, accumulate: low !== undefined || options.accumulate === true }, kernel);
+  const { low, ...rest } = options;
+  if (!low || fusedTakesLow(kernel, low.x.columns)) return multiplyFused(options, kernel);
+  // the dropout is of the low-rank product alone, so that comes first
+  matmulInto({ layout, x: low.x, w: low.w, y, alpha: low.alpha });
+  if (low.drop) dropoutInto(y, low.drop.rate, low.drop.seed);
+  multiplyFused({ ...rest, accumulate: true }, kernel);
 }
 
 /** Classes of products that one choice of the tuner holds for, by rows of x: up to 16, up to 256, and more. */
