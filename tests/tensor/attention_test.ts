@@ -8,6 +8,7 @@ import {
   attentionTiling,
   writeCache,
 } from "../../lib/tensor/ops/attention.ts";
+import { vectorLanes } from "../../lib/tensor/ops/matmul_texture.ts";
 import { differentiate } from "../../lib/tensor/tape.ts";
 import { scope, tensor, zeros } from "../../lib/tensor/tensor.ts";
 
@@ -120,15 +121,16 @@ function excess(actual: ArrayLike<number>, expected: ArrayLike<number>, bound: A
   return worst;
 }
 
-/** Compares output and gradients under the mapping of this adapter and that of GPUs. */
+/** Compares output and gradients as they are computed here, and on buffers under this adapter's mapping and that of GPUs. */
 async function compareBoth(c: Case, seed: number): Promise<void> {
+  await compare(c, seed, "default");
   await compare(c, seed, "own");
   await openGpu();
   // SwiftShader compiles the GPU's unrolled steps for minutes
   if (adapterKind(gpu()) !== "swiftshader") await compare(c, seed, "gpu");
 }
 
-async function compare(c: Case, seed: number, mapping: "own" | "gpu" = "own"): Promise<void> {
+async function compare(c: Case, seed: number, mapping: "own" | "gpu" | "default" = "default"): Promise<void> {
   await openGpu();
   const { batch, time, heads, kvHeads, headDim } = c;
   const rows = batch * time;
@@ -152,7 +154,9 @@ async function compare(c: Case, seed: number, mapping: "own" | "gpu" = "own"): P
         k,
         v,
         segments,
-        tiling: attentionTiling(headDim, mapping === "own" ? adapterKind(gpu()) : mapping),
+        tiling: mapping === "default"
+          ? undefined
+          : attentionTiling(headDim, mapping === "own" ? adapterKind(gpu()) : mapping),
       }),
     dy,
     [q, k, v],
@@ -164,6 +168,11 @@ async function compare(c: Case, seed: number, mapping: "own" | "gpu" = "own"): P
     assert.ok(ratio <= 1, `${name}: error ${ratio} times its bound`);
   }
   for (const t of [q, k, v, dy, segments, ...results]) t.dispose();
+}
+
+/** Whether operands go through textures here. */
+async function onTextures(): Promise<boolean> {
+  return vectorLanes(await openGpu()) > 0;
 }
 
 /** Documents of the given lengths, then padding up to `time`, for each batch element. */
@@ -218,13 +227,52 @@ Deno.test("attention: head size 64, longer than one workgroup, own scale", () =>
 
 // larger heads compile for half a minute a mapping on a software adapter: one mapping each, up to 128
 for (const headDim of [96, 128]) {
-  Deno.test(`attention: head size ${headDim}`, () =>
-    compare(
-      { batch: 1, time: 19, heads: 2, kvHeads: 1, headDim, segments: documents(19, [10, 8]) },
-      headDim,
-      headDim === 128 ? "own" : "gpu",
-    ));
+  Deno.test(`attention: head size ${headDim}`, async () => {
+    const c = { batch: 1, time: 19, heads: 2, kvHeads: 1, headDim, segments: documents(19, [10, 8]) };
+    await compare(c, headDim, headDim === 128 ? "own" : "gpu");
+    if (await onTextures()) await compare(c, headDim);
+  });
 }
+
+Deno.test("attention: head size 256 on textures", async () => {
+  if (!await onTextures()) return;
+  await compare(
+    { batch: 1, time: 19, heads: 2, kvHeads: 1, headDim: 256, segments: documents(19, [10, 8]) },
+    256,
+  );
+});
+
+Deno.test("attention: kernels that are broken in one place do not pass", async () => {
+  const { kernels } = await openGpu(), { launch } = kernels;
+  const c = { batch: 1, time: 45, heads: 4, kvHeads: 2, headDim: 8, segments: documents(45, [3, 1, 20, 9]) };
+  const broken: [mapping: "own" | "default", right: string, wrong: string][] = [
+    ["own", "select(0.0, exp(s[r * STEP + t] - higher), seen[t])", "exp(s[r * STEP + t] - higher)"], // hidden keys count
+    ["own", "acc_v[r * VECS + c] += s[", "acc_v[r * VECS + c] += dp["],
+    [
+      "default",
+      "visible(batch_row, j0, end, documents, lane).low",
+      "visible(batch_row, j0, end, documents, lane).high",
+    ],
+    ["default", "s[r * STEP + t] += dot(x[r * VECS + c], b)", "s[r * STEP + t] += dot(x[c], b)"], // the first block's rows
+    ["default", "acc[r * VECS + c] += s[r * STEP + t] * a", "acc[r * VECS + c] += s[r * STEP] * a"], // one key of a step
+    ["default", "subgroupShuffle(rows, t)", "rows"], // a lane's own row of stats
+    ["default", "break if h >= (head + 1u) * each", "break if true"], // one query head of a group
+  ];
+  for (const [mapping, right, wrong] of broken) {
+    if (mapping === "default" && !await onTextures()) continue;
+    let found = false;
+    kernels.launch = (k, options) => {
+      found ||= k.source.includes(right);
+      launch({ ...k, name: `${k.name} ${wrong}`, source: k.source.replaceAll(right, wrong) }, options);
+    };
+    try {
+      await assert.rejects(compare(c, 10, mapping), /bound/, wrong);
+      assert.ok(found, `no kernel has the text that this test changes: ${right}`);
+    } finally {
+      kernels.launch = launch;
+    }
+  }
+});
 
 Deno.test("attention: documents whose numbers come again and fall are still kept apart", () => {
   const segments = [5, 5, 2, 2, 2, 9, 9, 1, 0, 0, 5, 5, 5];

@@ -7,7 +7,6 @@ import { linear, matmul } from "../../lib/tensor/ops/linear.ts";
 import * as pointwise from "../../lib/tensor/ops/pointwise.ts";
 import { mean, rowSum, sum } from "../../lib/tensor/ops/reduce.ts";
 import { rmsNorm } from "../../lib/tensor/ops/rms_norm.ts";
-import { rope, type RopeScaling, ropeTable } from "../../lib/tensor/ops/rope.ts";
 import { checkpoint, differentiate, record } from "../../lib/tensor/tape.ts";
 import { keep, scope, type Tensor, tensor } from "../../lib/tensor/tensor.ts";
 import { assertClose, checkGradients, EPS, gpuTest, randoms } from "../gpu_helper.ts";
@@ -124,46 +123,6 @@ gpuTest("rmsNorm at odd shapes", async () => {
         }),
       tol(columns),
     );
-  }
-});
-
-gpuTest("rope: an unknown scaling, and factors that are not one for each pair, are refused by name", () => {
-  const table = (scaling: Record<string, unknown>) => () =>
-    scope(() => void ropeTable(8, 100, 16, { factor: 2, ...scaling } as unknown as RopeScaling));
-  assert.throws(table({ rope_type: "ntk" }), {
-    code: "model/rope-type",
-    message: /'ntk'.*config\.json.*Supported/s,
-  });
-  const three = { rope_type: "longrope", original_max_position_embeddings: 32, short_factor: [1, 1, 1] };
-  assert.throws(table(three), { code: "model/rope-type", message: /needs 4 factors, not 3.*short_factor/s });
-  assert.throws(table({ ...three, short_factor: undefined }), { message: /needs 4 factors, not undefined/ });
-});
-
-gpuTest("rope: rotation and its transpose, restarting positions, a partly rotated head", async () => {
-  const heads = 2, headDim = 8, positions = [0, 1, 5, 0, 3];
-  for (const rotary of [8, 4]) {
-    const table = ropeTable(rotary, 100, 16);
-    await checkGradients(
-      `rope ${rotary}`,
-      [{ name: "x", shape: [5, heads * headDim] }],
-      (x) => rope(x, tensor(Uint32Array.from(positions), [5]), table, heads, headDim),
-      (x) => {
-        const y = Float64Array.from(x);
-        for (let r = 0; r < 5; r++) {
-          for (let h = 0; h < heads; h++) {
-            for (let j = 0; j < rotary / 2; j++) {
-              const angle = positions[r]! * 100 ** (-2 * j / rotary);
-              const i = r * heads * headDim + h * headDim + j, k = i + rotary / 2;
-              y[i] = x[i]! * Math.cos(angle) - x[k]! * Math.sin(angle);
-              y[k] = x[k]! * Math.cos(angle) + x[i]! * Math.sin(angle);
-            }
-          }
-        }
-        return y;
-      },
-      tol(8), // the angle is rounded to f32: 5 * EPS
-    );
-    table.dispose();
   }
 });
 

@@ -5,19 +5,16 @@
 import { NibbleError } from "../../errors.ts";
 import { type AdapterKind, adapterKind, type BufferRange, defineKernel, gpu } from "../../gpu/mod.ts";
 import source from "../../../wgsl/attention.wgsl" with { type: "text" };
-import decodeTextureSource from "../../../wgsl/attention_decode_texture.wgsl" with { type: "text" };
 import decodeSource from "../../../wgsl/attention_decode.wgsl" with { type: "text" };
-import { TEXTURE_BYTES, toTexture, vectorLanes } from "./matmul_texture.ts";
+import { attentionTexture, decodeTexture } from "./attention_texture.ts";
+import { shareOperands, TEXTURE_BYTES } from "./matmul_texture.ts";
 import { record, recording } from "../tape.ts";
 import { BYTES, empty, shapeError, type Tensor } from "../tensor.ts";
 
 const kernel = defineKernel("attention", source);
 const decodeKernel = defineKernel("attention_decode", decodeSource);
-const decodeTextureKernel = defineKernel("attention_decode_texture", decodeTextureSource);
 const MAX_HEAD_DIM = 256;
 const EVERYTHING = 0xffffffff;
-/** Largest head for which a lane keeps a query and its sum in registers, on llvmpipe. */
-const DECODE_TEXTURE_HEAD = 128;
 /** Query rows from which {@link attentionDecode} takes the training kernel: below it, lanes split the keys. */
 const PREFILL_ROWS = 16;
 
@@ -73,10 +70,11 @@ export interface AttentionTiling {
 }
 
 /**
- * The default mapping. For GPUs (not measured): one row an invocation, so that all lanes load one address. On llvmpipe
- * the loads seem to set the time (forward, dQ and dK/dV took the same), so each serves many rows. 9 heads of 64, T = 128,
- * batch 4, two busy cores, separate runs: forward and dQ 160 ms with one row, 30 with 8; dK/dV 168 with one, 89 with 4
- * and 94 with 8, which compiled four times longer. STEP 2 with 8 rows was slower. More than 8 rows was not tried.
+ * The default mapping to buffers. For GPUs (not measured): one row an invocation, so that all lanes load one address. On
+ * llvmpipe, where operands are too long for {@link attentionTexture}, the loads seem to set the time (forward, dQ and
+ * dK/dV took the same), so each serves many rows. 9 heads of 64, T = 128, batch 4, two busy cores, separate runs: forward
+ * and dQ 160 ms with one row, 30 with 8; dK/dV 168 with one, 89 with 4 and 94 with 8, which compiled four times longer.
+ * STEP 2 with 8 rows was slower. More than 8 rows was not tried.
  */
 export function attentionTiling(
   headDim: number,
@@ -132,8 +130,9 @@ function launch(entry: string, problem: Problem, operands: Partial<Record<Operan
   const rowElements = (name: string) =>
     name === "segments" ? 1 : name === "stats" ? 2 * heads : (KV.includes(name) ? kvHeads : heads) * headDim;
   const rows = (name: string) => name === "segments" || KV.includes(name) ? keys : time;
-  const { maxBinding } = gpu();
   const widest = Math.max(...Object.keys(operands).map((name) => 4 * rows(name) * rowElements(name)));
+  const texture = problem.tiling ? undefined : attentionTexture(entry, headDim, widest);
+  const maxBinding = texture ? Math.min(gpu().maxBinding, TEXTURE_BYTES) : gpu().maxBinding;
   const fit = batch * widest <= maxBinding ? batch : Math.floor((maxBinding - 256) / widest);
   if (fit < 1) {
     throw new NibbleError(
@@ -158,24 +157,24 @@ function launch(entry: string, problem: Problem, operands: Partial<Record<Operan
       bind[name] = cut.range;
       base[name] = cut.base;
     }
+    const params = {
+      ...{ batch: to - from, time, keys, start: problem.start, heads, kv_heads: kvHeads },
+      window: Math.min(window ?? EVERYTHING, EVERYTHING),
+      q_base: (base.q ?? base.dy)! / 4,
+      kv_base: (base.k ?? 0) / 4,
+      row_base: base.stats! / 2,
+      seg_base: problem.segmented ? base.segments ?? 0 : 0,
+      scale: problem.scale ?? headDim ** -0.5,
+    };
+    const consts = { HEAD_DIM: headDim, SEGMENTED: problem.segmented };
+    if (texture) {
+      texture(consts, params, bind);
+      continue;
+    }
     gpu().kernels.launch(kernel, {
       entry,
-      consts: { HEAD_DIM: headDim, SEGMENTED: problem.segmented, ...tiling },
-      params: {
-        batch: to - from,
-        time,
-        keys,
-        start: problem.start,
-        heads,
-        kv_heads: kvHeads,
-        window: Math.min(window ?? EVERYTHING, EVERYTHING),
-        q_base: (base.q ?? base.dy)! / 4,
-        kv_base: (base.k ?? 0) / 4,
-        row_base: base.stats! / 2,
-        seg_base: problem.segmented ? base.segments ?? 0 : 0,
-        scale: problem.scale ?? headDim ** -0.5,
-      },
-      bind,
+      consts: { ...consts, ...tiling },
+      ...{ params, bind },
       groups: [
         Math.ceil(time / (tiling.ROWS * tiling.ROW_LANES)),
         Math.ceil((entry === "backward_kv" ? kvHeads : heads) * (to - from) / tiling.HEAD_LANES),
@@ -231,13 +230,14 @@ export function attention(options: AttentionOptions): Tensor {
   return record("attention", o, [q, k, v], (dy) => {
     launch("backward_delta", problem, { dy, o, stats });
     const dq = q.requiresGrad ? empty(q.shape) : undefined;
-    if (dq) launch("backward_q", problem, { q, k, v, segments, dy, stats, dq });
     let dk: Tensor | undefined, dv: Tensor | undefined;
-    if (k.requiresGrad || v.requiresGrad) {
+    shareOperands([q, k, v, dy], () => {
+      if (dq) launch("backward_q", problem, { q, k, v, segments, dy, stats, dq });
+      if (!k.requiresGrad && !v.requiresGrad) return;
       dk = empty(k.shape);
       dv = empty(v.shape);
       launch("backward_kv", problem, { q, k, v, segments, dy, stats, dk, dv });
-    }
+    });
     stats.dispose(); // the walk comes here once
     return [dq, dk, dv];
   });
@@ -305,20 +305,8 @@ export function attentionDecode(options: AttentionDecodeOptions): Tensor {
     scale: options.scale ?? headDim ** -0.5,
   };
   const groups = [heads, rows] as const, used = 4 * (start + rows) * kvHeads * headDim;
-  const lanes = vectorLanes(gpu());
-  if (lanes > 0 && headDim <= DECODE_TEXTURE_HEAD && used <= TEXTURE_BYTES) {
-    const ranges = { q: q.range, k: { ...kCache.range, bytes: used }, v: { ...vCache.range, bytes: used } };
-    const bind = Object.fromEntries(
-      Object.entries(ranges).map(([name, range]) => [name, toTexture(range, "rgba32float")]),
-    );
-    gpu().kernels.launch(decodeTextureKernel, {
-      consts: { HEAD_DIM: headDim, LANES: lanes },
-      bind: { ...bind, o: o.range },
-      ...{ params, groups },
-    });
-    for (const texture of Object.values(bind)) gpu().pool.release(texture);
-    return o;
-  }
+  const cache = { k: { ...kCache.range, bytes: used }, v: { ...vCache.range, bytes: used } };
+  if (decodeTexture(headDim, params, { q: q.range, ...cache, o: o.range }, groups)) return o;
   gpu().kernels.launch(decodeKernel, {
     consts: { HEAD_DIM: headDim },
     bind: { q: q.range, k: kCache.range, v: vCache.range, o: o.range },

@@ -8,6 +8,8 @@ import {
   gpu,
   type GpuBuffer,
   type GpuTexture,
+  type Kernel,
+  type LaunchOptions,
   TEXEL_BYTES,
   type TextureShape,
 } from "../../gpu/mod.ts";
@@ -226,4 +228,25 @@ export function toTexture(range: Piece["x"], format: TextureShape["format"]): Gp
     shared.made.set(key, texture);
   }
   return texture;
+}
+
+/** Bytes from which a kernel that reads each element a few times gains from textures, copies included. */
+const WORTH_BYTES = 2 ** 18;
+
+/**
+ * Launches a kernel that reads `read` through textures of four f32 a texel; false, and nothing done, where another one
+ * should read buffers: off llvmpipe, and where operands are too small or too large.
+ */
+export function launchOnTextures(
+  of: Kernel,
+  read: Record<string, { range: Piece["x"] }>,
+  options: LaunchOptions,
+): boolean {
+  const ranges = Object.entries(read).map(([name, { range }]) => [name, range] as const);
+  const most = Math.max(...ranges.map(([, { bytes }]) => bytes!));
+  if (vectorLanes(gpu()) === 0 || most < WORTH_BYTES || most > TEXTURE_BYTES) return false;
+  const textures = ranges.map(([name, range]) => [name, toTexture(range, "rgba32float")] as const);
+  gpu().kernels.launch(of, { ...options, bind: { ...options.bind, ...Object.fromEntries(textures) } });
+  for (const [, texture] of textures) gpu().pool.release(texture);
+  return true;
 }

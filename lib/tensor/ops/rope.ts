@@ -4,12 +4,15 @@
  */
 import { NibbleError } from "../../errors.ts";
 import { defineKernel, gpu } from "../../gpu/mod.ts";
+import quadSource from "../../../wgsl/rope_quad.wgsl" with { type: "text" };
 import source from "../../../wgsl/rope.wgsl" with { type: "text" };
 import { grid1d } from "../grid.ts";
 import { record } from "../tape.ts";
 import { empty, type Tensor, tensor } from "../tensor.ts";
+import { vectorLanes } from "./matmul_texture.ts";
 
 const kernel = defineKernel("rope", source);
+const quadKernel = defineKernel("rope_quad", quadSource);
 
 /** `rope_scaling` of a model's config.json. */
 export interface RopeScaling {
@@ -127,13 +130,18 @@ export function rope(x: Tensor, positions: Tensor, table: Tensor, heads: number,
   const rotate = (from: Tensor, sign: number): Tensor => {
     const to = empty(from.shape);
     if (rotary < headDim) gpu().stream.copy(from.buffer, from.offset, to.buffer, to.offset, from.bytes);
-    const pairs = from.rows * heads * rotary / 2;
-    const { groups, row } = grid1d(Math.ceil(pairs / 64), 64);
-    gpu().kernels.launch(kernel, {
-      params: { pairs, row, heads, head_dim: headDim, rotary, sign },
-      bind: { x: from.range, positions: positions.range, table: table.range, y: to.range },
-      groups,
-    });
+    const bind = { x: from.range, positions: positions.range, table: table.range, y: to.range };
+    if (vectorLanes(gpu()) > 0 && rotary % 8 === 0 && headDim % 4 === 0) {
+      const quads = from.rows * rotary / 8;
+      const { groups, row } = grid1d(Math.ceil(quads / 64), 64);
+      const params = { quads, row, heads, head_dim: headDim, rotary, sign };
+      gpu().kernels.launch(quadKernel, { params, bind, groups });
+    } else {
+      const pairs = from.rows * heads * rotary / 2;
+      const { groups, row } = grid1d(Math.ceil(pairs / 64), 64);
+      const params = { pairs, row, heads, head_dim: headDim, rotary, sign };
+      gpu().kernels.launch(kernel, { params, bind, groups });
+    }
     return to;
   };
   return record("rope", rotate(x, 1), [x], (dy) => [rotate(dy, -1)], false);
