@@ -1,5 +1,4 @@
-// Inverted dropout: y = x * keep / (1 - rate), keep drawn from a hash of (seed, element), so the backward and a
-// recomputed forward draw the same mask without storing it. Hash: PCG (Jarzynski and Olano 2020).
+// Inverted dropout: y = x * keep / (1 - rate), keep drawn as in shared/pcg.wgsl.
 struct Params {
   n: u32,          // vec4s, the last one padded
   row: u32,        // invocations in one grid row
@@ -12,16 +11,8 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> base: array<vec4<f32>>;
 
-fn pcg(v: vec4<u32>) -> vec4<u32> {
-  let state = v * 747796405u + vec4(2891336453u);
-  let word = ((state >> ((state >> vec4(28u)) + vec4(4u))) ^ state) * 277803737u;
-  return (word >> vec4(22u)) ^ word;
-}
-
 fn dropped(i: u32, v: vec4<f32>) -> vec4<f32> {
-  let element = vec4(4u * i) + vec4(0u, 1u, 2u, 3u);
-  let draw = pcg(element ^ pcg(vec4(p.seed)));
-  return select(v * p.scale, vec4(0.0), draw < vec4(p.threshold));
+  return drop_out(v, 4u * i, p.seed, p.threshold, p.scale);
 }
 
 @compute @workgroup_size(64)

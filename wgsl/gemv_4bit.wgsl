@@ -21,52 +21,16 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> y: array<f32>;
 
 const BLOCK: u32 = 64u;
-const NESTED: bool = false;
 const SIZE: u32 = 64u;
 const M: u32 = 1u;
 const LANES: u32 = 1u;
 const ROWS: u32 = 1u;
 const MR: u32 = M * ROWS;
 const GROUP: u32 = 8u;
-// NF4's values by code
-const C0: f32 = -1.0;
-const C1: f32 = -0.6961928009986877;
-const C2: f32 = -0.5250730514526367;
-const C3: f32 = -0.39491748809814453;
-const C4: f32 = -0.28444138169288635;
-const C5: f32 = -0.18477343022823334;
-const C6: f32 = -0.09105003625154495;
-const C7: f32 = 0.0;
-const C8: f32 = 0.07958029955625534;
-const C9: f32 = 0.16093020141124725;
-const C10: f32 = 0.24611230194568634;
-const C11: f32 = 0.33791524171829224;
-const C12: f32 = 0.44070982933044434;
-const C13: f32 = 0.5626170039176941;
-const C14: f32 = 0.7229568362236023;
-const C15: f32 = 1.0;
 
 var<workgroup> part: array<f32, SIZE>;
 
-fn decode(code: u32) -> f32 {
-  let b0 = (code & 1u) != 0u;
-  let b1 = (code & 2u) != 0u;
-  let b2 = (code & 4u) != 0u;
-  let q0 = select(select(C0, C1, b0), select(C2, C3, b0), b1);
-  let q1 = select(select(C4, C5, b0), select(C6, C7, b0), b1);
-  let q2 = select(select(C8, C9, b0), select(C10, C11, b0), b1);
-  let q3 = select(select(C12, C13, b0), select(C14, C15, b0), b1);
-  return select(select(q0, q1, b2), select(q2, q3, b2), (code & 8u) != 0u);
-}
-
-fn scale_of(word: u32) -> f32 {
-  let block = word / (BLOCK / 8u);
-  if (NESTED) {
-    let q = (absmax[block / 4u - p.first_scale] >> (8u * (block % 4u))) & 255u;
-    return map[q] * scales[1u + block / 256u] + scales[0];
-  }
-  return bitcast<f32>(absmax[block - p.first_scale]);
-}
+fn scale_of(word: u32) -> f32 { return block_scale(word / (BLOCK / 8u), p.first_scale); }
 
 @compute @workgroup_size(SIZE)
 fn gemv(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) i: u32) {

@@ -23,7 +23,6 @@ struct Params {
 @group(0) @binding(7) var before: texture_2d<f32>;  // y as it was, where ACCUMULATE
 
 const BLOCK: u32 = 64u;
-const NESTED: bool = false;
 const W_ROWS: bool = true;
 const ACCUMULATE: bool = false;
 const TM: u32 = 32u;            // a multiple of LANES
@@ -31,33 +30,8 @@ const LANES: u32 = 8u;
 const XR: u32 = TM / LANES;     // texels of x that a lane loads
 const GROUP: u32 = 8u;          // texels of w that share a block and a row (W_ROWS)
 const ACC: u32 = 2u * TM;
-// NF4's values by code
-const C0: f32 = -1.0;
-const C1: f32 = -0.6961928009986877;
-const C2: f32 = -0.5250730514526367;
-const C3: f32 = -0.39491748809814453;
-const C4: f32 = -0.28444138169288635;
-const C5: f32 = -0.18477343022823334;
-const C6: f32 = -0.09105003625154495;
-const C7: f32 = 0.0;
-const C8: f32 = 0.07958029955625534;
-const C9: f32 = 0.16093020141124725;
-const C10: f32 = 0.24611230194568634;
-const C11: f32 = 0.33791524171829224;
-const C12: f32 = 0.44070982933044434;
-const C13: f32 = 0.5626170039176941;
-const C14: f32 = 0.7229568362236023;
-const C15: f32 = 1.0;
 
 fn texel(i: u32) -> vec2<u32> { return vec2<u32>(i & 2047u, i >> 11u); }
-
-// one of eight values
-fn pick(i: u32, a: vec4<f32>, b: vec4<f32>) -> f32 {
-  let odd = (i & 1u) != 0u;
-  let two = (i & 2u) != 0u;
-  return select(select(select(a.x, a.y, odd), select(a.z, a.w, odd), two),
-    select(select(b.x, b.y, odd), select(b.z, b.w, odd), two), (i & 4u) != 0u);
-}
 
 // book: this lane's two entries of the code book, lane and lane + 8
 fn value(code: u32, book: vec2<f32>) -> f32 {
@@ -66,19 +40,12 @@ fn value(code: u32, book: vec2<f32>) -> f32 {
 }
 
 // the four codes in the lower half of a word
-fn decode(v: u32, book: vec2<f32>) -> vec4<f32> {
+fn four(v: u32, book: vec2<f32>) -> vec4<f32> {
   return vec4<f32>(value(v << 24u, book), value(v << 28u, book), value(v << 16u, book), value(v << 20u, book));
 }
 
 // of texel i of the whole tensor
-fn scale_of(i: u32) -> f32 {
-  let block = i / (BLOCK / 8u);
-  if (NESTED) {
-    let q = (absmax[block / 4u - p.first_scale] >> (8u * (block % 4u))) & 255u;
-    return map[q] * scales[1u + block / 256u] + scales[0];
-  }
-  return bitcast<f32>(absmax[block - p.first_scale]);
-}
+fn scale_of(i: u32) -> f32 { return block_scale(i / (BLOCK / 8u), p.first_scale); }
 
 fn multiply(a: vec4<f32>, b: mat4x4<f32>, sum: vec4<f32>) -> vec4<f32> {
   return fma(vec4(a.w), b[3], fma(vec4(a.z), b[2], fma(vec4(a.y), b[1], fma(vec4(a.x), b[0], sum))));
@@ -97,8 +64,7 @@ fn store(m: u32, n: u32, sum: vec4<f32>) {
 fn nt(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let m0 = group.y * TM;
   let n = group.x * LANES * 2u + lane;
-  let book = vec2<f32>(pick(lane, vec4(C0, C1, C2, C3), vec4(C4, C5, C6, C7)),
-    pick(lane, vec4(C8, C9, C10, C11), vec4(C12, C13, C14, C15)));
+  let book = vec2<f32>(decode(lane), decode(lane + 8u));
   var acc: array<vec4<f32>, ACC>;
   var a: array<vec4<f32>, XR>;
   var b: array<mat4x4<f32>, 2>;
@@ -119,8 +85,8 @@ fn nt(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) 
       for (var h = 0u; h < 2u; h++) { // @unroll
         for (var j = 0u; j < 2u; j++) { // @unroll
           b[j] = transpose(mat4x4<f32>(
-            s[4u * j] * decode(q[4u * j] >> (16u * h), book), s[4u * j + 1u] * decode(q[4u * j + 1u] >> (16u * h), book),
-            s[4u * j + 2u] * decode(q[4u * j + 2u] >> (16u * h), book), s[4u * j + 3u] * decode(q[4u * j + 3u] >> (16u * h), book)));
+            s[4u * j] * four(q[4u * j] >> (16u * h), book), s[4u * j + 1u] * four(q[4u * j + 1u] >> (16u * h), book),
+            s[4u * j + 2u] * four(q[4u * j + 2u] >> (16u * h), book), s[4u * j + 3u] * four(q[4u * j + 3u] >> (16u * h), book)));
         }
         for (var i = 0u; i < XR; i++) { // @unroll
           a[i] = textureLoad(x, texel(p.x0 + (m0 + i * LANES + lane) * p.ldx + 2u * k + h));
@@ -145,8 +111,7 @@ fn nt(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) 
 fn nn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let m0 = group.y * TM;
   let n = group.x * LANES + lane;
-  let book = vec2<f32>(pick(lane, vec4(C0, C1, C2, C3), vec4(C4, C5, C6, C7)),
-    pick(lane, vec4(C8, C9, C10, C11), vec4(C12, C13, C14, C15)));
+  let book = vec2<f32>(decode(lane), decode(lane + 8u));
   var acc: array<vec4<f32>, ACC>;
   var a: array<vec4<f32>, XR>;
   var b: array<mat4x4<f32>, 2>;
@@ -156,8 +121,8 @@ fn nn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) 
       for (var r = 0u; r < 4u; r++) { // @unroll
         let q = textureLoad(w, texel((p.w0 + c + 4u * h + r) * p.ldw + n - p.first)).x;
         let t = subgroupShuffle(s, 4u * h + r);
-        b[0][r] = decode(q, t * book);
-        b[1][r] = decode(q >> 16u, t * book);
+        b[0][r] = four(q, t * book);
+        b[1][r] = four(q >> 16u, t * book);
       }
       for (var i = 0u; i < XR; i++) { // @unroll
         a[i] = textureLoad(x, texel(p.x0 + (m0 + i * LANES + lane) * p.ldx + c / 4u + h));

@@ -1,6 +1,6 @@
 // y = alpha * A B (+ y), any layout through strides: A[m, k] = x[x0 + m xm + k xk], B[k, n] = w[n wn + k wk].
 // x, w: f32 matrices, row-major (w also f16 or bf16, two to a word); y: [M, ldy], columns y0 .. y0 + N.
-// Grid: x over N / 4 / 8, y over M / 4 / 8. One invocation: a 4 x 4 tile of y. For odd sizes; whole tiles have matmul.wgsl.
+// Grid: x over N / 4 / 8, y over M / 4 / 8. One invocation: a 4 x 4 tile of y. For odd sizes.
 struct Params {
   M: u32, N: u32, K: u32,
   x0: u32, xm: u32, xk: u32,  // first element and strides of x

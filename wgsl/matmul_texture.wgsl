@@ -3,7 +3,7 @@
 // the lanes of a subgroup hand each other their elements of A by shuffles.
 // Texel i of a matrix holds its elements 4i .. 4i + 3 and lies at (i % 2048, i / 2048). L U is of a low rank R.
 // Entry `rows`: A[m, k] = x[m, k], entry `columns`: A[m, k] = x[k, m]. B[k, n] = w[n, k] (W_ROWS) or w[k, n]; L and U,
-// in `rows` only, lie as A and B do. Dropout, drawn as in dropout.wgsl, may fall on B or on L U.
+// in `rows` only, lie as A and B do. Dropout, drawn as in shared/pcg.wgsl, may fall on B or on L U.
 // Grid: x over N / (4 LANES NB), y over M / TM. One workgroup: one subgroup; one lane: TM rows of NB times 4 columns
 // of y, LANES times 4 columns apart.
 struct Params {
@@ -38,16 +38,8 @@ const XL: u32 = TM / 4u;        // lanes that load x in `columns`
 
 fn texel(i: u32) -> vec2<u32> { return vec2<u32>(i & 2047u, i >> 11u); }
 
-fn pcg(v: vec4<u32>) -> vec4<u32> {
-  let state = v * 747796405u + vec4(2891336453u);
-  let word = ((state >> ((state >> vec4(28u)) + vec4(4u))) ^ state) * 277803737u;
-  return (word >> vec4(22u)) ^ word;
-}
-
 fn dropped(i: u32, v: vec4<f32>) -> vec4<f32> {
-  let element = vec4(4u * (p.mask0 + i)) + vec4(0u, 1u, 2u, 3u);
-  let draw = pcg(element ^ pcg(vec4(p.seed)));
-  return select(v * p.scale, vec4(0.0), draw < vec4(p.threshold));
+  return drop_out(v, 4u * (p.mask0 + i), p.seed, p.threshold, p.scale);
 }
 
 fn load_w(i: u32) -> vec4<f32> {

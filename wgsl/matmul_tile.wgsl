@@ -1,6 +1,7 @@
-// y = alpha * A B (+ y) for GPUs: a workgroup computes a TM x TN tile of y from panels of A and B, DEPTH deep, that it
-// copies to workgroup memory, so that an element of A is read from the buffer TN times less, one of B TM times less.
+// y = alpha * (A B + beta L U) (+ y) for GPUs: a workgroup computes a TM x TN tile of y from panels of A and B, DEPTH deep,
+// that it copies to workgroup memory, so that an element of A is read from the buffer TN times less, one of B TM times less.
 // A[m, k] = x[x0 + m xm + k xk], B[k, n] = w[n wn + k wk]: f32 matrices (w also f16 or bf16, two to a word).
+// L U (LOW) is of a low rank R and comes first: L[m, r] = low_x[m R + r], U[r, n] = low_w[n un + r ur], in f32.
 // Grid: x over N / TN, y over M / TM. One invocation: RM x RN elements of y, SY and SX apart. Any size.
 struct Params {
   M: u32, N: u32, K: u32,
@@ -9,16 +10,23 @@ struct Params {
   y0: u32, ldy: u32,          // first column and row length of y
   alpha: f32,
   accumulate: u32,            // 1: add to y
+  R: u32, un: u32, ur: u32,   // the low rank, strides of low_w
+  beta: f32,
+  seed: u32, threshold: u32, scale: f32, mask0: u32,  // dropout of L U (shared/pcg.wgsl); element mask0 is y[0, 0]
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read> w: array<W>;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(4) var<storage, read> low_x: array<f32>;  // where LOW
+@group(0) @binding(5) var<storage, read> low_w: array<f32>;
 
 alias W = f32;                // u32 where w is stored in 16 bits
 const W_KIND: u32 = 0u;       // 0 f32, 1 f16, 2 bf16
 const X_ALONG_K: bool = true; // neighbours in memory: along K, or along M (N for w)
 const W_ALONG_K: bool = true;
+const LOW: bool = false;
+const DROP_LOW: bool = false;
 const SX: u32 = 16u;          // the workgroup is SX x SY
 const SY: u32 = 16u;
 const RM: u32 = 4u;
@@ -42,6 +50,27 @@ fn load_w(i: u32) -> f32 {
   return bitcast<f32>(select(word << 16u, word & 0xffff0000u, (i & 1u) == 1u));
 }
 
+// A[m, k] or L[m, k]; selects, not branches: reads past the edge repeat the last element and count as 0
+fn load_a(m: u32, k: u32, low: bool) -> f32 {
+  let row = min(m, p.M - 1u);
+  if (LOW && low) { return select(0.0, low_x[row * p.R + min(k, p.R - 1u)], k < p.R); }
+  return select(0.0, x[p.x0 + row * p.xm + min(k, p.K - 1u) * p.xk], k < p.K);
+}
+
+fn load_b(n: u32, k: u32, low: bool) -> f32 {
+  let column = min(n, p.N - 1u);
+  if (LOW && low) { return select(0.0, low_w[column * p.un + min(k, p.R - 1u) * p.ur], k < p.R); }
+  return select(0.0, load_w(column * p.wn + min(k, p.K - 1u) * p.wk), k < p.K);
+}
+
+// what L U gives of y[m, n]
+fn low_part(m: u32, n: u32, sum: f32) -> f32 {
+  if (DROP_LOW) {
+    return drop_out(vec4(p.beta * sum), p.mask0 + m * p.ldy + p.y0 + n, p.seed, p.threshold, p.scale).x;
+  }
+  return p.beta * sum;
+}
+
 // the i-th element of a panel, as (row or column of the tile, k)
 fn place(i: u32, edge: u32, along_k: bool) -> vec2<u32> {
   if (along_k) { return vec2<u32>(i / DEPTH, i % DEPTH); }
@@ -59,17 +88,24 @@ fn main(
   var acc: array<f32, RM * RN>;
   var u: array<f32, RM>;
   var v: array<f32, RN>;
-  for (var k0 = 0u; k0 < p.K; k0 += DEPTH) {
-    // selects, not branches: reads past the edge repeat the last element and count as 0
+  let deep = select(0u, (p.R + DEPTH - 1u) / DEPTH * DEPTH, LOW);
+  for (var step = 0u; step < deep + p.K; step += DEPTH) {
+    let low = step < deep;
+    let k0 = select(step - deep, step, low);
+    if (LOW && step == deep) {
+      for (var i = 0u; i < RM; i++) { // @unroll
+        for (var j = 0u; j < RN; j++) { // @unroll
+          acc[RN * i + j] = low_part(m0 + id.y + SY * i, n0 + id.x + SX * j, acc[RN * i + j]);
+        }
+      }
+    }
     for (var l = 0u; l < A_LOADS; l++) { // @unroll
       let i = place(index + l * SIZE, TM, X_ALONG_K);
-      let at = min(m0 + i.x, p.M - 1u) * p.xm + min(k0 + i.y, p.K - 1u) * p.xk;
-      a[i.y * A_ROW + i.x] = select(0.0, x[p.x0 + at], k0 + i.y < p.K);
+      a[i.y * A_ROW + i.x] = load_a(m0 + i.x, k0 + i.y, low);
     }
     for (var l = 0u; l < B_LOADS; l++) { // @unroll
       let j = place(index + l * SIZE, TN, W_ALONG_K);
-      let at = min(n0 + j.x, p.N - 1u) * p.wn + min(k0 + j.y, p.K - 1u) * p.wk;
-      b[j.y * B_ROW + j.x] = select(0.0, load_w(at), k0 + j.y < p.K);
+      b[j.y * B_ROW + j.x] = load_b(n0 + j.x, k0 + j.y, low);
     }
     workgroupBarrier();
     for (var k = 0u; k < DEPTH; k++) { // @unroll

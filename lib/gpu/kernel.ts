@@ -18,7 +18,7 @@ import {
 export interface Kernel {
   /** Name in error messages and profiles. */
   readonly name: string;
-  /** The WGSL as it was given. */
+  /** The WGSL, with what it shares with others. */
   readonly source: string;
   /** Its bindings, by variable name. */
   readonly bindings: readonly Binding[];
@@ -48,6 +48,7 @@ export interface LaunchOptions extends Specialization {
 /**
  * Declares a kernel from its file's text.
  *
+ * @param shared texts of `wgsl/shared/` whose functions the file calls
  * @example
  * ```ts
  * import { defineKernel } from "./kernel.ts";
@@ -58,8 +59,9 @@ export interface LaunchOptions extends Specialization {
  * if (k.params[0]?.name !== "n" || k.bindings.length !== 2) throw new Error("not read");
  * ```
  */
-export function defineKernel(name: string, source: string): Kernel {
-  return { name, source, ...reflect(source) };
+export function defineKernel(name: string, source: string, ...shared: string[]): Kernel {
+  const whole = [source, ...shared].join("\n");
+  return { name, source: whole, ...reflect(whole) };
 }
 
 interface Variant {

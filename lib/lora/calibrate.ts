@@ -13,7 +13,7 @@ import { mul, sub } from "../tensor/ops/pointwise.ts";
 import { sum } from "../tensor/ops/reduce.ts";
 import { noGrad } from "../tensor/tape.ts";
 import { scope, type Tensor, tensor } from "../tensor/tensor.ts";
-import { unitUpper } from "./decompose.ts";
+import { unitUpper } from "./cholesky.ts";
 import { type Calibration, inputMoments, type Moments } from "./input_moments.ts";
 
 /** Added to the diagonal of C before it is factored, relative to its mean, as GPTQ does. */

@@ -7,9 +7,11 @@ import { adapterKind, defineKernel, gpu } from "../gpu/mod.ts";
 import { grid1d } from "../tensor/grid.ts";
 import { empty, shapeError, type Tensor } from "../tensor/tensor.ts";
 import source from "../../wgsl/dequantize_4bit.wgsl" with { type: "text" };
+import nf4 from "../../wgsl/shared/nf4.wgsl" with { type: "text" };
+import scales from "../../wgsl/shared/scales_4bit.wgsl" with { type: "text" };
 import { type QuantizedTensor, scaleBindings, span, valueConstants } from "./quantized_tensor.ts";
 
-const kernel = defineKernel("dequantize_4bit", source);
+const kernel = defineKernel("dequantize_4bit", source, nf4, scales);
 
 /**
  * Decodes rows `[from, to)` into the beginning of `into`: `w[i] = value[code_i] * absmax[block of i]`.

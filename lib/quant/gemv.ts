@@ -8,11 +8,13 @@ import type { GemvTiling } from "../tensor/ops/gemv.ts";
 import { heldTexture, TEXTURE_BYTES, toTexture, vectorLanes } from "../tensor/ops/matmul_texture.ts";
 import { empty, shapeError, type Tensor } from "../tensor/tensor.ts";
 import source from "../../wgsl/gemv_4bit.wgsl" with { type: "text" };
+import nf4 from "../../wgsl/shared/nf4.wgsl" with { type: "text" };
+import scales from "../../wgsl/shared/scales_4bit.wgsl" with { type: "text" };
 import scalesSource from "../../wgsl/decode_scales.wgsl" with { type: "text" };
 import textureSource from "../../wgsl/gemv_4bit_texture.wgsl" with { type: "text" };
 import { type QuantizedTensor, scaleBindings, span, valueConstants } from "./quantized_tensor.ts";
 
-const kernel = defineKernel("gemv_4bit", source);
+const kernel = defineKernel("gemv_4bit", source, nf4, scales);
 const scalesKernel = defineKernel("decode_scales", scalesSource);
 const textureKernel = defineKernel("gemv_4bit_texture", textureSource);
 

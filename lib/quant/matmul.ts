@@ -8,7 +8,13 @@ import { type LowRank, matmulInto } from "../tensor/ops/matmul_kernel.ts";
 import { vectorLanes } from "../tensor/ops/matmul_texture.ts";
 import { empty, scope, shapeError, type Tensor } from "../tensor/tensor.ts";
 import { dequantizeRows } from "./dequantize.ts";
-import { fitsQuadRows, fitsVectorLanes, type FusedKernel, multiplyFused } from "./matmul_fused.ts";
+import {
+  fitsQuadRows,
+  fitsVectorLanes,
+  type FusedKernel,
+  fusedTakesLow,
+  multiplyFused,
+} from "./matmul_fused.ts";
 import type { QuantizedTensor } from "./quantized_tensor.ts";
 
 /** Operands of {@link matmulQuantized}. */
@@ -71,13 +77,12 @@ export function matmulQuantized(options: QuantizedMatmul): void {
   if (y.size === 0) return;
   const kernel = options.kernel ?? tunedQuantized(options, gpu()) ?? chooseQuantized(options, gpu());
   if (kernel === "scratch") return throughScratch(options);
-  const { low } = options;
-  if (low) {
-    // the dropout is of the low-rank product alone, so that comes first
-    matmulInto({ layout, x: low.x, w: low.w, y, alpha: low.alpha });
-    if (low.drop) dropoutInto(y, low.drop.rate, low.drop.seed);
-  }
-  multiplyFused({ ...options, accumulate: low !== undefined || options.accumulate === true }, kernel);
+  const { low, ...rest } = options;
+  if (!low || fusedTakesLow(kernel, low.x.columns)) return multiplyFused(options, kernel);
+  // the dropout is of the low-rank product alone, so that comes first
+  matmulInto({ layout, x: low.x, w: low.w, y, alpha: low.alpha });
+  if (low.drop) dropoutInto(y, low.drop.rate, low.drop.seed);
+  multiplyFused({ ...rest, accumulate: true }, kernel);
 }
 
 /** Classes of products that one choice of the tuner holds for, by rows of x: up to 16, up to 256, and more. */
@@ -114,7 +119,7 @@ export function quantizedFits(
 }
 
 /** What a choice goes by. */
-export type QuantizedOperands = Pick<QuantizedMatmul, "layout" | "q" | "low"> & { x: Pick<Tensor, "rows"> };
+export type QuantizedOperands = Pick<QuantizedMatmul, "layout" | "q"> & { x: Pick<Tensor, "rows"> };
 
 /**
  * How a product is computed where nothing was measured, by rows of x, shape and adapter alone, so that the same run takes
@@ -122,7 +127,7 @@ export type QuantizedOperands = Pick<QuantizedMatmul, "layout" | "q" | "low"> & 
  *
  * | way | where | a weight is decoded |
  * | --- | --- | --- |
- * | `texture` | llvmpipe in vectors of 8 lanes up to 128 rows; more in `x w` with 2048 columns, or without an adapter | for each 32 rows |
+ * | `texture` | llvmpipe in vectors of 8 lanes, up to 64 rows in `x wᵀ`, 128 in `x w` | for each 32 rows |
  * | `tile16x64` | SwiftShader and GPUs, up to 16 rows | once |
  * | `tile64` | SwiftShader; GPUs up to 256 rows, where such tiles make 64 workgroups | for each 64 rows |
  * | `tile32` | GPUs up to 256 rows, where they do not | for each 32 rows |
@@ -136,14 +141,12 @@ export type QuantizedOperands = Pick<QuantizedMatmul, "layout" | "q" | "low"> & 
  * bytes of memory traffic a weight: at 450 GB/s and 3 TFLOP/s a tenth of the product at 270 rows, less beyond.
  */
 export function chooseQuantized(
-  { layout, x, q, low }: QuantizedOperands,
+  { layout, x, q }: QuantizedOperands,
   target: Pick<Gpu, "name" | "features">,
 ): QuantizedKernel {
   const rows = x.rows, columns = layout === "nt" ? q.rows : q.columns;
   if (quantizedFits("texture", layout, q, target)) {
-    // the dense product takes a low rank along
-    if (rows > 128 && (layout === "nt" || low && q.columns < 2048)) return "scratch";
-    return "texture";
+    return rows > (layout === "nt" ? 64 : 128) ? "scratch" : "texture";
   }
   const kind = adapterKind(target);
   if (kind === "llvmpipe" || !fitsQuadRows(q)) return "scratch";

@@ -4,16 +4,22 @@
  */
 import { defineKernel, gpu, type GpuTexture } from "../gpu/mod.ts";
 import { rowRanges } from "../tensor/grid.ts";
+import type { LowRank } from "../tensor/ops/matmul_kernel.ts";
 import { TEXTURE_BYTES, textureTile, toTexture } from "../tensor/ops/matmul_texture.ts";
+import { lowRankLaunch } from "../tensor/ops/matmul_tile.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import texture from "../../wgsl/matmul_4bit_texture.wgsl" with { type: "text" };
 import tile from "../../wgsl/matmul_4bit_tile.wgsl" with { type: "text" };
+import nf4 from "../../wgsl/shared/nf4.wgsl" with { type: "text" };
+import scales from "../../wgsl/shared/scales_4bit.wgsl" with { type: "text" };
+import pcg from "../../wgsl/shared/pcg.wgsl" with { type: "text" };
+import quadTile from "../../wgsl/shared/quad_tile.wgsl" with { type: "text" };
 import { absmaxOf, groupOf } from "./gemv.ts";
 import type { QuantizedMatmul } from "./matmul.ts";
 import { type QuantizedTensor, scaleBindings, span, valueConstants } from "./quantized_tensor.ts";
 
-const textureKernel = defineKernel("matmul_4bit_texture", texture);
-const tileKernel = defineKernel("matmul_4bit_tile", tile);
+const textureKernel = defineKernel("matmul_4bit_texture", texture, nf4, scales);
+const tileKernel = defineKernel("matmul_4bit_tile", tile, quadTile, nf4, scales, pcg);
 
 /** Workgroups and what an invocation computes, for tiles of y of these rows by columns. */
 const TILES = {
@@ -24,6 +30,11 @@ const TILES = {
 
 /** A tile of `wgsl/matmul_4bit_tile.wgsl`. */
 export type TileName = keyof typeof TILES;
+
+/** Whether a kernel takes along a low rank: the tiles do, one of whole quads. */
+export function fusedTakesLow(kernel: FusedKernel, rank: number): boolean {
+  return kernel !== "texture" && rank % 4 === 0;
+}
 
 /** A kernel that decodes what it loads. */
 export type FusedKernel = TileName | "texture";
@@ -49,13 +60,14 @@ export function fitsVectorLanes(
 }
 
 /** A part of a product whose operands fit one binding each, or one texture: rows `[begin, end)` of q, `[m0, m1)` of x. */
-interface Part extends QuantizedMatmul {
+interface Part extends Omit<QuantizedMatmul, "low"> {
   begin: number;
   end: number;
   m0: number;
   m1: number;
   alpha: number;
   accumulate: boolean;
+  low: LowRank | undefined;
 }
 
 /** A product by one of the kernels, which has to fit it. */
@@ -78,14 +90,23 @@ export function multiplyFused(options: QuantizedMatmul, kernel: FusedKernel): vo
 
 /** @param limit bytes of an operand that a part may have, where it is less than a binding's */
 function* parts(options: QuantizedMatmul, limit: number): Generator<Part> {
-  const { layout, x, q, y, alpha = 1, accumulate = false } = options;
+  const { layout, x, q, y, alpha = 1, accumulate = false, low } = options;
   // rowRanges fits rows to a binding: operands with a lower limit count as so much wider
   const wider = Math.max(1, gpu().maxBinding / limit);
   const rowOf = (t: Tensor) => 4 * t.columns;
   for (const [m0, m1] of rowRanges(x.rows, [rowOf(x) * wider, rowOf(y) * (accumulate ? wider : 1)])) {
     for (const [begin, end] of rowRanges(q.rows, [q.columns / 2 * wider])) {
-      const more = accumulate || layout === "nn" && begin > 0;
-      yield { ...options, m0, m1, begin, end, alpha, accumulate: more };
+      const later = layout === "nn" && begin > 0;
+      yield {
+        ...options,
+        m0,
+        m1,
+        begin,
+        end,
+        alpha,
+        accumulate: accumulate || later,
+        low: later ? undefined : low,
+      };
     }
   }
 }
@@ -111,17 +132,27 @@ function launchOf(part: Part) {
 }
 
 function launchTile(part: Part, name: TileName): void {
-  const { layout, x, q, m0, m1, accumulate } = part;
+  const { layout, x, q, y, m0, m1, begin, end, alpha, accumulate, low } = part;
   const { words, consts, params, bind, y0, ldy } = launchOf(part);
   const { SX, SY, RM, RN } = TILES[name];
+  const xRange = x.rowRange(m0, m1), rank = low?.x.columns ?? 0;
+  const taken = lowRankLaunch(
+    low && {
+      ...{ x: low.x.rowRange(m0, m1), w: layout === "nt" ? low.w.rowRange(begin, end) : low.w.range },
+      ...{ rank, alpha: low.alpha, drop: low.drop && { ...low.drop, first: m0 * y.columns } },
+    },
+    alpha,
+    xRange,
+  );
   gpu().kernels.launch(tileKernel, {
-    consts: { ...consts, W_ALONG_K: layout === "nt", SX, SY, RM, RN },
+    consts: { ...consts, ...taken.consts, W_ALONG_K: layout === "nt", SX, SY, RM, RN },
     params: {
       ...params,
       ...{ ldw: q.columns, y0: y0 / 4, ldy: ldy / 4, first_word: words.first },
       accumulate: Number(accumulate),
+      ...{ ...taken.params, low_ldw: (layout === "nt" ? rank : params.N) / 4 },
     },
-    bind: { ...bind, words: words.range, x: x.rowRange(m0, m1) },
+    bind: { ...bind, ...taken.bind, words: words.range, x: xRange },
     groups: [Math.ceil(params.N / (RN * SX)), Math.ceil(params.M / (RM * SY))],
   });
 }

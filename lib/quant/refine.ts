@@ -8,9 +8,11 @@ import { grid1d } from "../tensor/grid.ts";
 import { product, productInto } from "../tensor/ops/linear.ts";
 import { scope, shapeError, type Tensor, zeros } from "../tensor/tensor.ts";
 import source from "../../wgsl/refine_4bit.wgsl" with { type: "text" };
+import nf4 from "../../wgsl/shared/nf4.wgsl" with { type: "text" };
+import scales from "../../wgsl/shared/scales_4bit.wgsl" with { type: "text" };
 import { type QuantizedTensor, scaleBindings, valueConstants } from "./quantized_tensor.ts";
 
-const kernel = defineKernel("refine_4bit", source);
+const kernel = defineKernel("refine_4bit", source, nf4, scales);
 
 /** Columns chosen in one launch: then the others are told at once, by a matrix product. */
 const TOGETHER = 64;

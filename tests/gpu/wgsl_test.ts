@@ -106,14 +106,21 @@ Deno.test("how a texture is bound is read from the specialised text, through an 
 });
 
 Deno.test("every kernel file is specialisable as it stands, and its loops are all written out", () => {
-  const folder = new URL("../../wgsl/", import.meta.url);
-  let kernels = 0;
-  for (const { name } of Deno.readDirSync(folder)) {
-    const source = Deno.readTextFileSync(new URL(name, folder));
-    const text = specialize(source);
+  const folder = new URL("../../wgsl/", import.meta.url), shared = new URL("shared/", folder);
+  const texts = (at: URL) =>
+    [...Deno.readDirSync(at)].filter(({ isFile }) => isFile).map(({ name }) => [
+      name,
+      Deno.readTextFileSync(new URL(name, at)),
+    ]);
+  const bounds = texts(shared).map(([, text]) => text).join("\n");
+  const kernels = texts(folder);
+  for (const [name, source] of kernels) {
+    const text = specialize(`${bounds}\n${source}`);
     assert.ok(!/\/\/\s*@unroll/.test(text), `${name}: a marked loop was not recognised`);
-    assert.ok(reflect(source).bindings.length > 0, `${name} has bindings`);
-    kernels++;
+    assert.ok(reflect(source!).bindings.length > 0, `${name} has bindings`);
   }
-  assert.ok(kernels > 10);
+  assert.ok(kernels.length > 10);
+  for (const [name, source] of texts(shared)) {
+    assert.equal(reflect(source!).bindings.length, 0, `${name} leaves bindings to the kernels`);
+  }
 });

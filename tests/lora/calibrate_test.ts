@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { openModel } from "../../lib/formats/mod.ts";
 import { calibrate } from "../../lib/lora/calibrate.ts";
-import { type Matrix, unitUpper } from "../../lib/lora/decompose.ts";
+import { unitUpper } from "../../lib/lora/cholesky.ts";
+import type { Matrix } from "../../lib/lora/decompose.ts";
 import type { Calibration } from "../../lib/lora/input_moments.ts";
 import { buildModel } from "../../lib/model/load.ts";
 import { logits } from "../../lib/model/model.ts";

@@ -204,7 +204,7 @@ Deno.test("matmul: a tile that is broken in one place does not pass", async () =
   const { kernels } = gpu, { launch } = kernels;
   const broken: [TileKernel, string, string][] = [
     ["quad32", "u[i / 4u][i % 4u]", "u[i / 4u][(i + 1u) % 4u]"], // rows of a quad in another order
-    ["quad32", "k0 + at.y + c < p.K", "k0 + at.y + c <= p.K"], // what lies past the end counts
+    ["quad32", "k0 + at.y + c < k1", "k0 + at.y + c <= k1"], // what lies past the end counts
     ["subgroup64", "octet + i", "octet + (i ^ 1u)"], // rows of neighbours exchanged
     ["tile64x16", "id.y + SY * i];", "id.y + SX * i];"], // the other edge's stride
   ];

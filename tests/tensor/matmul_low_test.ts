@@ -51,8 +51,8 @@ function* sums(c: Case, x: Float32Array, w: Float32Array, K: number) {
   }
 }
 
-/** The largest error over its bound; `seed` draws what is expected. */
-async function error(c: Case, seed = SEED): Promise<number> {
+/** The largest error over its bound; `seed` draws the mask that is expected, `factor` is the low rank's. */
+async function error(c: Case, { seed = SEED, factor = LOW } = {}): Promise<number> {
   const { layout, M, N, K, accumulate = false, operand, rank, kernel } = c;
   const xs = numbers(M * K, 1), ws = numbers(N * K, 2), ys = numbers(M * N, 3);
   const xShape = layout === "tn" ? [K, M] : [M, K], wShape = layout === "nt" ? [N, K] : [K, N];
@@ -80,7 +80,7 @@ async function error(c: Case, seed = SEED): Promise<number> {
   let most = 0;
   for (const { at, sum, size } of sums(c, x, w, K)) {
     const more = low.get(at) ?? { sum: 0, size: 0 };
-    const share = LOW * (mask?.[at] ?? 1), before = accumulate ? ys[at]! : 0;
+    const share = factor * (mask?.[at] ?? 1), before = accumulate ? ys[at]! : 0;
     const want = sum + share * more.sum + before;
     // as in matmul_kernel_test.ts: K and R terms in any order, a rounding each of factor, mask and the two sums
     const terms = K + (rank ?? 0) + 4;
@@ -90,6 +90,9 @@ async function error(c: Case, seed = SEED): Promise<number> {
   }
   return most;
 }
+
+/** Tiles for GPUs that take a low rank along. */
+const TILED = ["tile32", "tile64x16", "quad32", "quad64"] as const;
 
 const CASES: Case[] = [
   // x of few columns of y, w of few rows: what an adapter's A and its gradient are
@@ -109,6 +112,11 @@ const CASES: Case[] = [
   { layout: "nn", M: 70, N: 96, K: 64, rank: 6, masked: true },
   { layout: "nt", M: 37, N: 93, K: 61, rank: 5 },
   { layout: "nt", M: 70, N: 96, K: 64, rank: 16, masked: true, operand: "x", kernel: "strided" },
+  ...TILED.flatMap((kernel): Case[] => [
+    { layout: "nt", M: 70, N: 92, K: 68, rank: 20, kernel },
+    { layout: "nn", M: 70, N: 92, K: 68, rank: 16, masked: true, kernel },
+  ]),
+  { layout: "nn", M: 37, N: 93, K: 61, rank: 5, masked: true, kernel: "tile32" },
   // operands of more than 16 MiB, which llvmpipe takes in ranges: masks go on where the range before ended
   { layout: "nt", M: 1900, N: 16, K: 2304, operand: "x" },
   { layout: "tn", M: 16, N: 2304, K: 1900, operand: "w" },
@@ -121,10 +129,24 @@ for (const c of CASES) {
     const most = await error(c);
     assert.ok(most <= 1, `${most} times what rounding may do`);
     if (c.operand || c.masked) {
-      assert.ok(await error(c, SEED + 1) > 1, "the same comparison fails where another mask is expected");
+      assert.ok(
+        await error(c, { seed: SEED + 1 }) > 1,
+        "the same comparison fails where another mask is expected",
+      );
     }
+    if (c.rank) assert.ok(await error(c, { factor: 2 * LOW }) > 1, "and where another factor is");
   });
 }
+
+Deno.test("matmul: the tiles take a low rank along in the launch of the product itself", async () => {
+  const { stream } = await openGpu();
+  for (const kernel of TILED) {
+    const before = stream.counters().dispatches;
+    await error({ layout: "nn", M: 70, N: 92, K: 68, rank: 16, masked: true, kernel });
+    // one more draws the mask of the oracle
+    assert.equal(stream.counters().dispatches - before, 2, kernel);
+  }
+});
 
 Deno.test("matmul: a low rank that does not fit is refused", async () => {
   await openGpu();

@@ -4,11 +4,12 @@
  */
 import { defineKernel, gpu } from "../../gpu/mod.ts";
 import source from "../../../wgsl/dropout.wgsl" with { type: "text" };
+import pcg from "../../../wgsl/shared/pcg.wgsl" with { type: "text" };
 import { grid1d } from "../grid.ts";
 import { record } from "../tape.ts";
 import { empty, type Tensor } from "../tensor.ts";
 
-const kernel = defineKernel("dropout", source);
+const kernel = defineKernel("dropout", source, pcg);
 
 /**
  * `x * keep / (1 - rate)` (Srivastava et al. 2014, inverted form). The same seed draws the same mask.

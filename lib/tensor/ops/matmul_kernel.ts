@@ -19,7 +19,7 @@ import {
   toTexture,
   vectorLanes,
 } from "./matmul_texture.ts";
-import { isTile, launchTile, type TileKernel } from "./matmul_tile.ts";
+import { isTile, launchTile, type TileKernel, tileTakesLow } from "./matmul_tile.ts";
 import { type StorageKind, storageKind } from "./storage.ts";
 
 const stridedKernel = defineKernel("matmul_strided", strided);
@@ -99,7 +99,7 @@ export interface Piece {
 }
 
 /** What {@link LowRank} adds to a part; `first`: number of the part's first element in y, for the mask. */
-interface LowRankPiece {
+export interface LowRankPiece {
   x: BufferRange;
   w: BufferRange;
   rank: number;
@@ -153,6 +153,7 @@ export function matmulInto(options: MatmulOptions): void {
 /** Whether the kernel does dropout and the low-rank product of this call along with the rest. */
 function hasPlace({ drop, low }: MatmulOptions, piece: Piece, kernel: MatmulKernel, lanes: number): boolean {
   if (!drop && !low) return true;
+  if (isTile(kernel)) return !drop && tileTakesLow(kernel, low!.x.columns);
   if (!isTexture(kernel)) return false;
   const turned = isTurned(piece, lanes);
   if (drop && drop.operand !== (turned ? "x" : "w")) return false;

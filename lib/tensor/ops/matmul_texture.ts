@@ -14,10 +14,11 @@ import {
   type TextureShape,
 } from "../../gpu/mod.ts";
 import source from "../../../wgsl/matmul_texture.wgsl" with { type: "text" };
+import pcg from "../../../wgsl/shared/pcg.wgsl" with { type: "text" };
 import { dropoutParams } from "./dropout.ts";
 import type { Piece } from "./matmul_kernel.ts";
 
-const kernel = defineKernel("matmul_texture", source);
+const kernel = defineKernel("matmul_texture", source, pcg);
 
 /** Largest part of an operand that goes through a texture at a time. */
 export const TEXTURE_BYTES = 16 * 2 ** 20;

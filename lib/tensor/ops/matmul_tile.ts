@@ -4,14 +4,17 @@
  * operands to f16.
  * @module
  */
-import { defineKernel, type Gpu, gpu } from "../../gpu/mod.ts";
+import { type BufferRange, defineKernel, type Gpu, gpu } from "../../gpu/mod.ts";
 import quad from "../../../wgsl/matmul_quad.wgsl" with { type: "text" };
+import pcg from "../../../wgsl/shared/pcg.wgsl" with { type: "text" };
+import quadTile from "../../../wgsl/shared/quad_tile.wgsl" with { type: "text" };
 import subgroup from "../../../wgsl/matmul_subgroup.wgsl" with { type: "text" };
 import tile from "../../../wgsl/matmul_tile.wgsl" with { type: "text" };
-import type { Piece } from "./matmul_kernel.ts";
+import { dropoutParams } from "./dropout.ts";
+import type { LowRankPiece, Piece } from "./matmul_kernel.ts";
 
-const tileKernel = defineKernel("matmul_tile", tile);
-const quadKernel = defineKernel("matmul_quad", quad);
+const tileKernel = defineKernel("matmul_tile", tile, pcg);
+const quadKernel = defineKernel("matmul_quad", quad, quadTile, pcg);
 const subgroupKernel = defineKernel("matmul_subgroup", subgroup);
 
 /** Constants of the kernels: workgroup, elements of y an invocation, depth of the panels. */
@@ -89,29 +92,62 @@ export function tileFits(
 /** Launches a product that {@link tileFits}. */
 export function launchTile(piece: Piece, kernel: TileKernel): void {
   const { layout, M, N, K, ldx, ldw, ldy, x0, y0, alpha, accumulate, wKind, x, w, y } = piece;
+  const { low } = piece;
   const { kernel: kind, f16, ...consts } = shapeOf(kernel);
   const along = { X_ALONG_K: layout !== "tn", W_ALONG_K: layout === "nt" };
   const [rows, columns] = [consts.RM * consts.SY, consts.RN * consts.SX];
-  const shared = { bind: { x, w, y }, groups: [Math.ceil(N / columns), Math.ceil(M / rows)] as const };
+  const taken = lowRankLaunch(low, alpha, x);
+  const shared = {
+    bind: kind === "subgroup" ? { x, w, y } : { x, w, y, ...taken.bind },
+    groups: [Math.ceil(N / columns), Math.ceil(M / rows)] as const,
+  };
   const scalars = { M, N, K, alpha, accumulate: Number(accumulate) };
   if (kind === "tile") {
     const [xm, xk] = layout === "tn" ? [1, ldx] : [ldx, 1];
     const [wn, wk] = layout === "nt" ? [ldw, 1] : [1, ldw];
+    const [un, ur] = layout === "nt" ? [taken.params.R, 1] : [1, N];
     gpu().kernels.launch(tileKernel, {
       ...shared,
-      consts: { W_KIND: wKind, ...along, ...consts },
+      consts: { W_KIND: wKind, ...along, ...consts, ...taken.consts },
       types: { W: wKind === 0 ? "f32" : "u32" },
-      params: { ...scalars, x0, xm, xk, wn, wk, y0, ldy },
+      params: { ...scalars, x0, xm, xk, wn, wk, y0, ldy, ...taken.params, un, ur },
     });
     return;
   }
   const stored = { W_KIND: wKind, HIGH: wKind === 0 ? 2 : 0, W_ALONG_K: along.W_ALONG_K };
   const types = { W: wKind === 0 ? "vec4<u32>" : "vec2<u32>" };
-  gpu().kernels.launch(kind === "quad" ? quadKernel : subgroupKernel, {
+  const params = { ...scalars, x0: x0 / 4, ldx: ldx / 4, ldw: ldw / 4, y0: y0 / 4, ldy: ldy / 4 };
+  if (kind === "subgroup") {
+    gpu().kernels.launch(subgroupKernel, { ...shared, consts: stored, types, params });
+    return;
+  }
+  gpu().kernels.launch(quadKernel, {
     ...shared,
-    // the other one is written for one shape
-    consts: kind === "quad" ? { ...stored, ...along, ...consts } : stored,
+    consts: { ...stored, ...along, ...consts, ...taken.consts },
     types: f16 ? { ...types, S: "f16" } : types,
-    params: { ...scalars, x0: x0 / 4, ldx: ldx / 4, ldw: ldw / 4, y0: y0 / 4, ldy: ldy / 4 },
+    params: { ...params, ...taken.params, low_ldw: (layout === "nt" ? taken.params.R : N) / 4 },
   });
+}
+
+/**
+ * What a launch is told of a low rank that goes along; without one, bindings that are not read.
+ *
+ * @param alpha factor of the whole, which the kernels multiply both products by
+ */
+export function lowRankLaunch(low: LowRankPiece | undefined, alpha: number, unread: BufferRange) {
+  const { rank = 0, drop } = low ?? {};
+  return {
+    consts: { LOW: low !== undefined, DROP_LOW: drop !== undefined },
+    params: {
+      ...{ R: rank, beta: low ? low.alpha / alpha : 0 },
+      ...{ ...dropoutParams(drop ?? { rate: 0, seed: 0 }), mask0: drop?.first ?? 0 },
+    },
+    bind: { low_x: low?.x ?? unread, low_w: low?.w ?? unread },
+  };
+}
+
+/** Whether a kernel takes along a low rank: through quads, one of whole quads. */
+export function tileTakesLow(kernel: TileKernel, rank: number): boolean {
+  const kind = shapeOf(kernel).kernel;
+  return kind === "tile" || kind === "quad" && rank % 4 === 0;
 }

@@ -4,11 +4,12 @@
  */
 import { defineKernel, gpu } from "../../gpu/mod.ts";
 import source from "../../../wgsl/uniform_noise.wgsl" with { type: "text" };
+import pcg from "../../../wgsl/shared/pcg.wgsl" with { type: "text" };
 import { grid1d } from "../grid.ts";
 import { record } from "../tape.ts";
 import { empty, type Tensor } from "../tensor.ts";
 
-const kernel = defineKernel("uniform_noise", source);
+const kernel = defineKernel("uniform_noise", source, pcg);
 
 /**
  * `x + magnitude * u` with u uniform in [-1, 1) for every element; the gradient passes as it is. The same seed draws
