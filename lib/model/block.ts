@@ -160,6 +160,7 @@ function project(
   return splitColumns(applyLinear(layers[0]!, x, context), widths);
 }
 
-function headNorm(c: ModelConfig, x: Tensor, n: Norm): Tensor {
+/** The norm of each head by itself. */
+export function headNorm(c: ModelConfig, x: Tensor, n: Norm): Tensor {
   return reshape(applyNorm(c, reshape(x, [x.size / c.head_dim, c.head_dim]), n), x.shape);
 }

@@ -159,7 +159,7 @@ export function shareOperands<T>(operands: readonly { buffer: GpuBuffer }[], wor
 }
 
 /** Most bytes of textures that are held. */
-const HELD_BYTES = 512 * 2 ** 20;
+export const HELD_BYTES = 512 * 2 ** 20;
 
 let holding: { on: Gpu; textures: Map<string, GpuTexture>; bytes: number; holders: number } | undefined;
 
