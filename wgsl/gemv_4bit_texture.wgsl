@@ -40,7 +40,7 @@ const LANES: u32 = 8u;
 const M: u32 = 1u;
 const ROWS: u32 = 4u;
 const OUT: u32 = 4u;        // columns of y a lane: ROWS, or with GATED half of them
-const GROUP: u32 = 2u;      // texels that share a block and a row
+const GROUP: u32 = 2u;      // texels that share a block and a row, at most two: their sums stay in registers
 const MR: u32 = M * ROWS;
 const FETCHES: u32 = (8u + LANES - 1u) / LANES;  // loads of x by all lanes for 32 elements
 const MF: u32 = M * FETCHES;
@@ -119,7 +119,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var sum: array<f32, MR>;
   for (var c = 0u; c < p.texels; c += GROUP) {
     var inner = array<f32, MR>(); // naga zeroes a bare declaration once, not each round
-    for (var g = 0u; g < GROUP; g++) {
+    for (var g = 0u; g < GROUP; g++) { // @unroll
       var a: array<vec4<f32>, MF>;
       var q: array<vec4<u32>, ROWS>;
       for (var r = 0u; r < ROWS; r++) { // @unroll

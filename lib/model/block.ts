@@ -160,7 +160,6 @@ function project(
   return splitColumns(applyLinear(layers[0]!, x, context), widths);
 }
 
-/** The norm of each head by itself. */
-export function headNorm(c: ModelConfig, x: Tensor, n: Norm): Tensor {
+function headNorm(c: ModelConfig, x: Tensor, n: Norm): Tensor {
   return reshape(applyNorm(c, reshape(x, [x.size / c.head_dim, c.head_dim]), n), x.shape);
 }

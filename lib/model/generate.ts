@@ -92,10 +92,12 @@ export async function generate(
   let reason: Generation["reason"] = "length";
   try {
     /** The blocks for one token at a time, made when the first comes. */
-    const ready = () => held ??= hold ? tokenBlocks(config, model.blocks) : [];
+    const ready = () => held ??= hold ? tokenBlocks(model, caches) : [];
+    const drop = () => held = void held?.forEach((block) => block.dispose());
     /** Runs the tokens from position `start` on, which end the sequence. */
     const feed = (tokens: readonly number[], start: number): Tensor => {
       let row: Tensor | undefined;
+      if (tokens.length > 1) drop();
       for (let from = 0; from < tokens.length; from += PREFILL) {
         row?.dispose();
         row = advance(
@@ -203,7 +205,7 @@ function advance(
       let x = embed(model, ids instanceof Tensor ? ids : Uint32Array.from(ids), positionIds);
       const one = rows === 1 ? held : [];
       model.blocks.forEach((block, i) =>
-        x = scope(() => one[i] ? one[i].forward(c, i, x, pass) : blockForward(c, block, i, x, pass))
+        x = scope(() => one[i] ? one[i].forward(x, start, pass.table) : blockForward(c, block, i, x, pass))
       );
       const n = applyNorm(c, x, model.norm);
       return applyHead(model, n.rows === 1 ? n : gatherRows(n, Uint32Array.of(n.rows - 1)));

@@ -54,7 +54,7 @@ export function launchGemvTexture(options: TextureLaunch): void {
   gpu().kernels.launch(kernel, {
     consts: {
       ...valueConstants(q.codeBook),
-      ...{ BLOCK: q.blocksize, GROUP: groupOf(q, 32, [4, 2, 1]) },
+      ...{ BLOCK: q.blocksize, GROUP: groupOf(q, 32, [2, 1]) },
       ...{ M: x.rows, LANES: lanes, ROWS: rows, OUT: out, SHUFFLE: lanes === 8 },
       ...{ NORM: norm !== undefined, GATED: gated, ADD: add !== undefined, RANK: low?.rank ?? 0 },
     },
