@@ -29,6 +29,7 @@ struct Params {
 @group(0) @binding(7) var<storage, read> low_x: array<vec4<f32>>;
 @group(0) @binding(8) var low_w: texture_storage_2d<rgba32float, read>;
 
+const ORDERED: bool = false; // w and scales lie as stack_order.wgsl puts them
 const NORM: bool = false;
 const GATED: bool = false;
 const ADD: bool = false;
@@ -115,6 +116,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     row[r] = min(n + (r % OUT) * LANES, p.end - 1u) + (r / OUT) * p.n;
     at[r] = row[r] * p.texels;
   }
+  let first = group.x * p.texels * ROWS;
   var squares = vec4<f32>();
   var sum: array<f32, MR>;
   for (var c = 0u; c < p.texels; c += GROUP) {
@@ -123,7 +125,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       var a: array<vec4<f32>, MF>;
       var q: array<vec4<u32>, ROWS>;
       for (var r = 0u; r < ROWS; r++) { // @unroll
-        q[r] = textureLoad(w, texel(at[r] + c + g - p.first));
+        q[r] = textureLoad(w, texel(select(at[r] + c + g - p.first, (first + (c + g) * ROWS + r) * LANES + lane, ORDERED)));
       }
       for (var m = 0u; m < M; m++) { // @unroll
         for (var f = 0u; f < FETCHES; f++) { // @unroll
@@ -149,8 +151,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
       }
     }
+    var four: vec4<f32>;
+    if (ORDERED) { four = textureLoad(scales, texel((group.x * p.texels + c) / GROUP * LANES + lane)); }
     for (var r = 0u; r < ROWS; r++) { // @unroll
-      let s = scale_of(at[r] + c);
+      var s = four[r];
+      if (!ORDERED) { s = scale_of(at[r] + c); }
       for (var m = 0u; m < M; m++) { // @unroll
         sum[m * ROWS + r] += s * inner[m * ROWS + r];
       }

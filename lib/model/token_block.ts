@@ -67,8 +67,17 @@ function tokenBlock(
   const suits = (layers: (StackedWeight | undefined)[], at: number): layers is StackedWeight[] =>
     layers.every((w) => w !== undefined) && stackFits(layers as StackedWeight[], at === 2 && inKernel);
   if (!weights.every(suits)) return undefined;
-  const norms = [block.inputNorm.weight, undefined, block.postNorm.weight, undefined];
-  const stacks = weights.map((layers, at) => new QuantizedStack(layers, norms[at]));
+  const stacks = weights.map((layers, at) =>
+    new QuantizedStack(
+      layers,
+      [
+        { norm: block.inputNorm.weight },
+        {},
+        { norm: block.postNorm.weight, gated: inKernel },
+        {},
+      ][at],
+    )
+  );
   const [qkv, o, into, out] = stacks as [QuantizedStack, QuantizedStack, QuantizedStack, QuantizedStack];
   const norm = { eps: c.norm_eps, plus: c.family.norm === "rmsPlusOne" ? 1 : 0 };
   const cache = new TokenCache(k, v);
@@ -76,7 +85,7 @@ function tokenBlock(
     forward(x, position, table) {
       const a = cache.attend(qkv.apply(x, { norm }), position, rope ? table : undefined, heads);
       const h = o.apply(a, { add: x });
-      if (inKernel) return out.apply(into.apply(h, { norm, gated: true }), { add: h });
+      if (inKernel) return out.apply(into.apply(h, { norm }), { add: h });
       const [gate, up] = splitColumns(into.apply(h, { norm }), mlpWidths(c)) as [Tensor, Tensor];
       return out.apply(gated(c.hidden_act, gate, up), { add: h });
     },

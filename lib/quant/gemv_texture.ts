@@ -2,16 +2,18 @@
  * The kernel of `gemv.ts` for llvmpipe, which reads codes and scales from textures.
  * @module
  */
-import { type BufferRange, defineKernel, gpu, type GpuTexture } from "../gpu/mod.ts";
+import { type BufferRange, defineKernel, gpu, type GpuTexture, type LaunchOptions } from "../gpu/mod.ts";
 import scalesSource from "../../wgsl/decode_scales.wgsl" with { type: "text" };
 import source from "../../wgsl/gemv_4bit_texture.wgsl" with { type: "text" };
+import orderSource from "../../wgsl/stack_order.wgsl" with { type: "text" };
 import { grid1d } from "../tensor/grid.ts";
-import { heldTexture, toTexture, vectorLanes } from "../tensor/ops/matmul_texture.ts";
+import { heldTexture, textureFor, toTexture, vectorLanes } from "../tensor/ops/matmul_texture.ts";
 import { empty, type Tensor } from "../tensor/tensor.ts";
 import { absmaxOf, groupOf, type Part } from "./gemv.ts";
 import { type QuantizedTensor, scaleBindings, span, valueConstants } from "./quantized_tensor.ts";
 
 const kernel = defineKernel("gemv_4bit_texture", source);
+const orderKernel = defineKernel("stack_order", orderSource);
 const scalesKernel = defineKernel("decode_scales", scalesSource);
 
 /** What one launch reads and writes, and does beside the product; see the kernel's file. */
@@ -29,6 +31,8 @@ export interface TextureLaunch {
   /** Numbers of the textures' first texel and first block in the whole tensor. */
   first?: number;
   firstScale?: number;
+  /** The textures are from {@link orderedTextures}. */
+  ordered?: boolean;
   norm?: { weight: GpuTexture; eps: number; plus: number } | undefined;
   gated?: boolean;
   add?: Tensor | undefined;
@@ -45,16 +49,54 @@ export function groupRows(): number {
   return lanes * rowsOfLane(lanes);
 }
 
+/** How a launch shares out the rows; `out`: columns of y that a lane computes. */
+function tilingOf(q: QuantizedTensor, gated: boolean) {
+  const lanes = vectorLanes(gpu()), rows = rowsOfLane(lanes);
+  return { lanes, rows, out: gated ? rows / 2 : rows, group: groupOf(q, 32, [2, 1]) };
+}
+
+/**
+ * Textures of codes and scales in the order in which the kernel reads them for `n` columns of y, 0.85 to 0.95 of the time
+ * of those in their own order.
+ *
+ * @param words codes, row after row
+ * @param scales f32, block after block
+ */
+export function orderedTextures(
+  q: QuantizedTensor,
+  words: Tensor,
+  scales: Tensor,
+  n: number,
+  gated: boolean,
+): { w: GpuTexture; scales: GpuTexture } {
+  const { lanes, rows, out, group } = tilingOf(q, gated), texels = q.columns / 32;
+  const codes = Math.ceil(n / (lanes * out)) * texels * lanes * rows;
+  const order = (entry: string, count: number, bind: LaunchOptions["bind"]) => {
+    const { groups, row } = grid1d(Math.ceil(count / 64), 64);
+    gpu().kernels.launch(orderKernel, {
+      entry,
+      consts: { LANES: lanes, ROWS: rows, OUT: out, GROUP: group, BLOCK: q.blocksize },
+      params: { texels, n, count, row },
+      bind,
+      groups,
+    });
+  };
+  const w = textureFor(codes, "rgba32uint"), ordered = textureFor(codes / rows / group, "rgba32float");
+  order("order_codes", codes, { words: words.range, codes: w });
+  order("order_scales", codes / rows / group, { scales: scales.range, ordered });
+  return { w, scales: ordered };
+}
+
 /** Launches the kernel. */
 export function launchGemvTexture(options: TextureLaunch): void {
   const { q, x, w, scales, y, n, begin = 0, end = n, first = 0, firstScale = 0 } = options;
-  const { norm, gated = false, add, low } = options;
-  const lanes = vectorLanes(gpu()), rows = rowsOfLane(lanes), out = gated ? rows / 2 : rows;
+  const { norm, gated = false, add, low, ordered = false } = options;
+  const { lanes, rows, out, group } = tilingOf(q, gated);
   const [part1 = 2 ** 32 - 1, part2 = 2 ** 32 - 1] = low?.starts ?? [];
   gpu().kernels.launch(kernel, {
     consts: {
       ...valueConstants(q.codeBook),
-      ...{ BLOCK: q.blocksize, GROUP: groupOf(q, 32, [2, 1]) },
+      ...{ BLOCK: q.blocksize, GROUP: group, ORDERED: ordered },
       ...{ M: x.rows, LANES: lanes, ROWS: rows, OUT: out, SHUFFLE: lanes === 8 },
       ...{ NORM: norm !== undefined, GATED: gated, ADD: add !== undefined, RANK: low?.rank ?? 0 },
     },

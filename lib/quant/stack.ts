@@ -3,11 +3,11 @@
  * costs as much as a small product. They lie in textures, one over the other.
  * @module
  */
-import { type BufferRange, defineKernel, gpu, type GpuTexture, type TextureShape } from "../gpu/mod.ts";
+import { type BufferRange, defineKernel, gpu, type GpuTexture } from "../gpu/mod.ts";
 import downSource from "../../wgsl/low_rank_down.wgsl" with { type: "text" };
 import { toTexture, vectorLanes } from "../tensor/ops/matmul_texture.ts";
 import { empty, type Tensor } from "../tensor/tensor.ts";
-import { decodedScales, groupRows, launchGemvTexture } from "./gemv_texture.ts";
+import { decodedScales, groupRows, launchGemvTexture, orderedTextures } from "./gemv_texture.ts";
 import { type QuantizedTensor, span } from "./quantized_tensor.ts";
 
 const down = defineKernel("low_rank_down", downSource);
@@ -32,8 +32,6 @@ export interface StackedWeight {
 export interface StackOptions {
   /** RMSNorm of x before: epsilon, and what is added to the norm's weight. */
   norm?: { eps: number; plus: number } | undefined;
-  /** `silu(first) * second` of two weights of one shape instead of both. */
-  gated?: boolean;
   /** Added to the result. */
   add?: Tensor | undefined;
 }
@@ -43,6 +41,7 @@ export function stackFits(weights: readonly StackedWeight[], gated: boolean): bo
   if (vectorLanes(gpu()) === 0 || weights.length > 3) return false;
   const [{ weight: first }] = weights as [StackedWeight];
   const ranks = new Set(weights.flatMap(({ low }) => low ? [low.a.rows] : []));
+  if (sumOf(weights.map(({ weight }) => weight.packed.bytes)) > gpu().maxBinding) return false;
   const fits = ({ weight: q, low }: StackedWeight) =>
     q.columns === first.columns && q.codeBook === first.codeBook && q.blocksize === first.blocksize &&
     q.columns % 32 === 0 && q.size % q.blocksize === 0 && (!low || low.a.rows % 4 === 0) &&
@@ -54,6 +53,7 @@ export function stackFits(weights: readonly StackedWeight[], gated: boolean): bo
 /** Weights of one input in textures. Their buffers must stand still while it is in use; dispose it. */
 export class QuantizedStack {
   readonly #q: QuantizedTensor;
+  readonly #gated: boolean;
   readonly #rows: readonly number[];
   readonly #alphas: readonly number[];
   readonly #rank: number;
@@ -65,45 +65,57 @@ export class QuantizedStack {
     b?: GpuTexture;
   };
 
-  /** @param norm weight of the RMSNorm before it, f32 `[in]` */
-  constructor(weights: readonly StackedWeight[], norm?: Tensor) {
+  /**
+   * @param norm weight of the RMSNorm before it, f32 `[in]`
+   * @param gated the result is `silu(first) * second` of two weights of one shape instead of both
+   */
+  constructor(
+    weights: readonly StackedWeight[],
+    { norm, gated = false }: { norm?: Tensor; gated?: boolean } = {},
+  ) {
     const [{ weight: q }] = weights as [StackedWeight];
     this.#q = q;
+    this.#gated = gated;
     this.#rows = weights.map(({ weight }) => weight.rows);
     this.#alphas = weights.map(({ low }) => low?.alpha ?? 0);
     this.#rank = weights.find(({ low }) => low)?.low!.a.rows ?? 0;
-    const scales = weights.map(({ weight }) => scalesOf(weight));
+    const parts = weights.map(({ weight }) => scalesOf(weight));
+    const words = joined(weights.map(({ weight }) => weight.packed.range));
+    const scales = joined(parts.map(({ range }) => range));
     const low = (of: "a" | "b") =>
       stacked(
         weights.map(({ weight, low }) =>
           low?.[of].range ?? 4 * this.#rank * (of === "a" ? weight.columns : weight.rows)
         ),
-        "rgba32float",
       );
     this.#textures = {
-      w: stacked(weights.map(({ weight }) => weight.packed.range), "rgba32uint"),
-      scales: stacked(scales.map(({ range }) => range), "rgba32float"),
-      ...(norm && { norm: stacked([norm.range], "rgba32float") }),
+      ...orderedTextures(q, words, scales, this.#columns, gated),
+      ...(norm && { norm: stacked([norm.range]) }),
       ...(this.#rank > 0 && { a: low("a"), b: low("b") }),
     };
-    scales.forEach(({ own }) => own?.dispose());
+    [words, scales, ...parts.map(({ own }) => own)].forEach((t) => t?.dispose());
+  }
+
+  /** Columns of the result. */
+  get #columns(): number {
+    return sumOf(this.#rows) / (this.#gated ? 2 : 1);
   }
 
   /**
    * All products of one row, side by side. Not recorded.
    *
    * @param x f32 `[1, in]`
-   * @returns f32 `[1, sum of out]`, or with `gated` `[1, out]`
+   * @returns f32 `[1, sum of out]`, or where it is gated `[1, out]`
    */
-  apply(x: Tensor, { norm, gated = false, add }: StackOptions = {}): Tensor {
+  apply(x: Tensor, { norm, add }: StackOptions = {}): Tensor {
     const { w, scales, norm: weight, a, b } = this.#textures;
-    const rows = this.#rows.reduce((n, m) => n + m, 0), n = gated ? rows / 2 : rows;
-    const y = empty([1, n]), rank = this.#rank;
+    const n = this.#columns, rank = this.#rank, gated = this.#gated;
+    const y = empty([1, n]);
     const normed = norm && { ...norm, weight: weight! };
     const h = rank > 0 ? this.#lowRank(x, a!, normed) : undefined;
     const starts = gated ? [] : this.#rows.slice(0, -1).map((_, i) => sumOf(this.#rows.slice(0, i + 1)));
     launchGemvTexture({
-      ...{ q: this.#q, x, w, scales, y, n, norm: normed, gated, add },
+      ...{ q: this.#q, x, w, scales, y, n, norm: normed, gated, add, ordered: true },
       low: h && { x: h, w: b!, rank, starts },
     });
     h?.dispose();
@@ -146,8 +158,8 @@ function scalesOf(q: QuantizedTensor): { range: BufferRange; own?: Tensor } {
   return { range: { ...own.range, bytes: 4 * q.blocks }, own };
 }
 
-/** One texture of several ranges, one after the other; a number stands for so many bytes of zeros. */
-function stacked(parts: readonly (BufferRange | number)[], format: TextureShape["format"]): GpuTexture {
+/** Several ranges one after the other; a number stands for so many bytes of zeros. */
+function joined(parts: readonly (BufferRange | number)[]): Tensor {
   const sizes = parts.map((part) => typeof part === "number" ? part : part.bytes!);
   const all = empty([sumOf(sizes) / 4], "f32", "scratch");
   let at = all.offset;
@@ -157,7 +169,12 @@ function stacked(parts: readonly (BufferRange | number)[], format: TextureShape[
     else gpu().stream.copy(part.buffer, part.offset ?? 0, all.buffer, at, size);
     at += size;
   }
-  const texture = toTexture(all.range, format);
+  return all;
+}
+
+/** {@link joined} numbers in a texture. */
+function stacked(parts: readonly (BufferRange | number)[]): GpuTexture {
+  const all = joined(parts), texture = toTexture(all.range, "rgba32float");
   all.dispose();
   return texture;
 }

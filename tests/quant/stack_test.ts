@@ -64,10 +64,9 @@ async function excess(c: Case): Promise<number> {
   const stacked = weights.map((weight, i) => ({ weight, low: low[i] }));
   assert.ok(stackFits(stacked, gated));
   const y = scope(() => {
-    const stack = new QuantizedStack(stacked, norm && tensor(ns, [k]));
+    const stack = new QuantizedStack(stacked, { ...(norm && { norm: tensor(ns, [k]) }), gated });
     const made = stack.apply(tensor(xs, [1, k]), {
       norm,
-      gated,
       add: add ? tensor(before, [1, before.length]) : undefined,
     });
     assert.ok(stack.bytes > 0);

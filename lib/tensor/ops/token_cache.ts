@@ -8,7 +8,7 @@ import attentionSource from "../../../wgsl/attention_decode_texture.wgsl" with {
 import source from "../../../wgsl/token_cache.wgsl" with { type: "text" };
 import { empty, type Tensor } from "../tensor.ts";
 import type { AttentionHeads } from "./attention.ts";
-import { TEXTURE_BYTES, toTexture, vectorLanes } from "./matmul_texture.ts";
+import { TEXTURE_BYTES, textureFor, toTexture, vectorLanes } from "./matmul_texture.ts";
 
 const kernel = defineKernel("token_cache", source);
 const attentionKernel = defineKernel("attention_decode_texture", attentionSource);
@@ -49,8 +49,7 @@ export class TokenCache {
     const { heads, kvHeads, headDim, window = EVERYTHING, scale = headDim ** -0.5 } = options;
     const { pool, kernels } = gpu();
     const o = empty([1, heads * headDim]);
-    const height = 2 ** Math.ceil(Math.log2(Math.ceil(o.size / 4 / 2048)));
-    const q = pool.acquireTexture({ format: "rgba32float", width: 2048, height }, "scratch");
+    const q = textureFor(o.size / 4, "rgba32float");
     const textures = { q, k: this.#k, v: this.#v };
     kernels.launch(kernel, {
       consts: { HEAD_DIM: headDim },
