@@ -119,7 +119,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let first = group.x * p.texels * ROWS;
   var squares = vec4<f32>();
   var sum: array<f32, MR>;
-  for (var c = 0u; c < p.texels; c += GROUP) {
+  // where a loop ends at a number of Params, lavapipe may compile the kernel anew for each launch
+  let end = min(p.texels, arrayLength(&x));
+  for (var c = 0u; c < end; c += GROUP) {
     var inner = array<f32, MR>(); // naga zeroes a bare declaration once, not each round
     for (var g = 0u; g < GROUP; g++) { // @unroll
       var a: array<vec4<f32>, MF>;
