@@ -78,7 +78,7 @@ export class QuantizedStack {
     this.#gated = gated;
     this.#rows = weights.map(({ weight }) => weight.rows);
     this.#alphas = weights.map(({ low }) => low?.alpha ?? 0);
-    this.#rank = weights.find(({ low }) => low)?.low!.a.rows ?? 0;
+    this.#rank = weights.find(({ low }) => low)?.low?.a.rows ?? 0;
     const parts = weights.map(({ weight }) => scalesOf(weight));
     const words = joined(weights.map(({ weight }) => weight.packed.range));
     const scales = joined(parts.map(({ range }) => range));
