@@ -88,7 +88,7 @@ export function orderedTextures(
 }
 
 /** Launches the kernel. */
-export function launchGemvTexture(options: TextureLaunch): void {
+export function launchRows(options: TextureLaunch): void {
   const { q, x, w, scales, y, n, begin = 0, end = n, first = 0, firstScale = 0 } = options;
   const { norm, gated = false, add, low, ordered = false } = options;
   const { lanes, rows, out, group } = tilingOf(q, gated);
@@ -125,7 +125,7 @@ export function launchTexture({ x, q, y, begin, end }: Part): void {
       heldTexture(
         absmax.range as Required<BufferRange>,
         "rgba32float",
-        (scales) => launchGemvTexture({ q, x, w, scales, y, n: q.rows, begin, end, first, firstScale }),
+        (scales) => launchRows({ q, x, w, scales, y, n: q.rows, begin, end, first, firstScale }),
         q.nested ? () => throughTexture(decodedScales(q, absmax)) : undefined,
       ),
   );

@@ -7,7 +7,7 @@ import { type BufferRange, defineKernel, gpu, type GpuTexture } from "../gpu/mod
 import downSource from "../../wgsl/low_rank_down.wgsl" with { type: "text" };
 import { toTexture, vectorLanes } from "../tensor/ops/matmul_texture.ts";
 import { empty, type Tensor } from "../tensor/tensor.ts";
-import { decodedScales, groupRows, launchGemvTexture, orderedTextures } from "./gemv_texture.ts";
+import { decodedScales, groupRows, launchRows, orderedTextures } from "./gemv_texture.ts";
 import { type QuantizedTensor, span } from "./quantized_tensor.ts";
 
 const down = defineKernel("low_rank_down", downSource);
@@ -114,7 +114,7 @@ export class QuantizedStack {
     const normed = norm && { ...norm, weight: weight! };
     const h = rank > 0 ? this.#lowRank(x, a!, normed) : undefined;
     const starts = gated ? [] : this.#rows.slice(0, -1).map((_, i) => sumOf(this.#rows.slice(0, i + 1)));
-    launchGemvTexture({
+    launchRows({
       ...{ q: this.#q, x, w, scales, y, n, norm: normed, gated, add, ordered: true },
       low: h && { x: h, w: b!, rank, starts },
     });
