@@ -163,7 +163,11 @@ export function textureLayout(text: string, name: string): Partial<GPUBindGroupL
   const TYPE = String.raw`([\w]+(?:<[^>]*>)?)`;
   const declared = new RegExp(String.raw`\bvar\s+${name}\s*:\s*${TYPE}`).exec(text)?.[1] ?? "";
   const type = new RegExp(String.raw`\balias\s+${declared}\s*=\s*${TYPE}`).exec(text)?.[1] ?? declared;
-  const [, format] = /^texture_storage_2d<\s*(\w+)\s*,\s*read\s*>$/.exec(type) ?? [];
-  if (format) return { storageTexture: { access: "read-only", format: format as GPUTextureFormat } };
+  const [, format, access] = /^texture_storage_2d<\s*(\w+)\s*,\s*(read|write)\s*>$/.exec(type) ?? [];
+  if (format) {
+    return {
+      storageTexture: { access: `${access as "read" | "write"}-only`, format: format as GPUTextureFormat },
+    };
+  }
   return { texture: { sampleType: type.includes("u32") ? "uint" : "unfilterable-float" } };
 }

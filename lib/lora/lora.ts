@@ -149,7 +149,7 @@ function makeAdapter(
     },
     remove() {
       place(false);
-      for (const { layer } of layers.values()) layer.adapter = undefined;
+      for (const { layer } of layers.values()) layer.adapter = layer.low = undefined;
       for (const t of own.splice(0)) t.dispose();
     },
   };
@@ -161,6 +161,12 @@ function install(lora: LoraLayer, adapter: Adapter): void {
   const rate = adapter.config.lora_dropout;
   const layerSeed = hashText(layer.module);
   const before = initial && { ...lora, ...initial, dora: undefined };
+  if (!dora) {
+    layer.low = () => {
+      const { a, b } = adapter.enabled ? lora : initial ?? {};
+      return a && b && { a, b, alpha: scaling };
+    };
+  }
   layer.adapter = (x, context) => {
     const { dropoutSeed, unread = false } = context;
     if (!adapter.enabled) {

@@ -12,6 +12,7 @@ import { noGrad } from "../tensor/tape.ts";
 import { empty, keep, scope, Tensor, tensor } from "../tensor/tensor.ts";
 import { applyNorm, blockForward, type Pass } from "./block.ts";
 import { applyHead, embed, type Model } from "./model.ts";
+import { type TokenBlock, tokenBlocks } from "./token_block.ts";
 import { randomNumbers, sampleToken, type SamplingOptions } from "./sample.ts";
 
 /** Options of {@link generate}. */
@@ -83,14 +84,20 @@ export async function generate(
   const random = randomNumbers(options.seed ?? 0);
   const greedy = (options.temperature ?? 0) <= 0 && (options.repetition_penalty ?? 1) === 1;
   const ids: number[] = [];
-  using _held = options.holdWeights ?? true ? holdTextures() : undefined;
+  const hold = options.holdWeights ?? true;
+  using _held = hold ? holdTextures() : undefined;
+  let held: TokenBlock[] | undefined;
   const started = performance.now();
   let prefilled = started, began = started;
   let reason: Generation["reason"] = "length";
   try {
+    /** The blocks for one token at a time, made when the first comes. */
+    const ready = () => held ??= hold ? tokenBlocks(model, caches) : [];
+    const drop = () => held = void held?.forEach((block) => block.dispose());
     /** Runs the tokens from position `start` on, which end the sequence. */
     const feed = (tokens: readonly number[], start: number): Tensor => {
       let row: Tensor | undefined;
+      if (tokens.length > 1) drop();
       for (let from = 0; from < tokens.length; from += PREFILL) {
         row?.dispose();
         row = advance(
@@ -100,6 +107,7 @@ export async function generate(
           start + tokens.length,
           caches,
           constants,
+          tokens.length === 1 ? ready() : [],
         );
       }
       return row!;
@@ -116,7 +124,7 @@ export async function generate(
       try {
         for (let at = position; chosen.length < most && at < capacity; at++) {
           if (model.rope?.renews(at + 1)) break;
-          const next = advance(model, chosen.at(-1)!, at, at + 1, caches, constants);
+          const next = advance(model, chosen.at(-1)!, at, at + 1, caches, constants, ready());
           chosen.push(argmax(next));
           next.dispose();
         }
@@ -152,6 +160,7 @@ export async function generate(
     }
   } finally {
     for (const owned of [...caches, ...constants.values()]) Object.values(owned).forEach((t) => t.dispose());
+    held?.forEach((block) => block.dispose());
     gpu().pool.age(IDLE);
   }
   return {
@@ -173,6 +182,7 @@ function advance(
   length: number,
   caches: readonly { k: Tensor; v: Tensor }[],
   constants: Map<object, Record<string, Tensor>>,
+  held: readonly TokenBlock[],
 ): Tensor {
   const { config: c } = model;
   const { num_attention_heads: heads, num_key_value_heads: kvHeads, head_dim: headDim } = c;
@@ -193,7 +203,10 @@ function advance(
         },
       };
       let x = embed(model, ids instanceof Tensor ? ids : Uint32Array.from(ids), positionIds);
-      model.blocks.forEach((block, i) => x = scope(() => blockForward(c, block, i, x, pass)));
+      const one = rows === 1 ? held : [];
+      model.blocks.forEach((block, i) =>
+        x = scope(() => one[i] ? one[i].forward(x, start, pass.table) : blockForward(c, block, i, x, pass))
+      );
       const n = applyNorm(c, x, model.norm);
       return applyHead(model, n.rows === 1 ? n : gatherRows(n, Uint32Array.of(n.rows - 1)));
     }))

@@ -2,7 +2,13 @@
  * A linear layer of the model: a dense or a quantized weight, and perhaps an adapter around it.
  * @module
  */
-import { gemvFits, gemvQuantized, matmulQuantized, QuantizedTensor } from "../quant/mod.ts";
+import {
+  gemvFits,
+  gemvQuantized,
+  type LowRankWeights,
+  matmulQuantized,
+  QuantizedTensor,
+} from "../quant/mod.ts";
 import { addBias, biasGradient, linear, product, productInto } from "../tensor/ops/linear.ts";
 import { type LowRank, matmulInto } from "../tensor/ops/matmul_kernel.ts";
 import { record } from "../tensor/tape.ts";
@@ -35,6 +41,11 @@ export interface LinearLayer {
   readonly transposed?: boolean;
   /** Installed by LoRA: the layer's whole forward, base included. */
   adapter: ((x: Tensor, context: ForwardContext) => Tensor) | undefined;
+  /**
+   * Installed with an adapter that only adds a product through a low rank to the base's: which one that is now, undefined
+   * for the base alone.
+   */
+  low?: (() => LowRankWeights | undefined) | undefined;
 }
 
 /** `y = x Wᵀ + bias`, through the adapter where there is one. */

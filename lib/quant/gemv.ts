@@ -2,21 +2,18 @@
  * A few vectors times a 4-bit weight, for generation: the weight is read in its 4 bits and never written out.
  * @module
  */
-import { adapterKind, type BufferRange, defineKernel, gpu, type GpuTexture } from "../gpu/mod.ts";
+import { adapterKind, defineKernel, gpu } from "../gpu/mod.ts";
 import { grid1d } from "../tensor/grid.ts";
 import type { GemvTiling } from "../tensor/ops/gemv.ts";
-import { heldTexture, TEXTURE_BYTES, toTexture, vectorLanes } from "../tensor/ops/matmul_texture.ts";
+import { TEXTURE_BYTES, vectorLanes } from "../tensor/ops/matmul_texture.ts";
 import { empty, shapeError, type Tensor } from "../tensor/tensor.ts";
 import source from "../../wgsl/gemv_4bit.wgsl" with { type: "text" };
 import nf4 from "../../wgsl/shared/nf4.wgsl" with { type: "text" };
 import scales from "../../wgsl/shared/scales_4bit.wgsl" with { type: "text" };
-import scalesSource from "../../wgsl/decode_scales.wgsl" with { type: "text" };
-import textureSource from "../../wgsl/gemv_4bit_texture.wgsl" with { type: "text" };
+import { launchTexture } from "./gemv_texture.ts";
 import { type QuantizedTensor, scaleBindings, span, valueConstants } from "./quantized_tensor.ts";
 
 const kernel = defineKernel("gemv_4bit", source, nf4, scales);
-const scalesKernel = defineKernel("decode_scales", scalesSource);
-const textureKernel = defineKernel("gemv_4bit_texture", textureSource);
 
 /** Most rows of `x` that {@link gemvQuantized} takes. */
 export const GEMV_MAX_ROWS = 4;
@@ -37,7 +34,7 @@ export function gemvTiling(q: QuantizedTensor): GemvTiling | "texture" {
 }
 
 /** Rows of `q` that one launch takes. */
-interface Part {
+export interface Part {
   x: Tensor;
   q: QuantizedTensor;
   y: Tensor;
@@ -69,13 +66,11 @@ export function gemvQuantized(
   };
   const limit = tiling === "texture" ? Math.min(TEXTURE_BYTES, gpu().maxBinding) : gpu().maxBinding;
   const step = Math.max(1, Math.floor((limit - 256) / (k / 2)));
-  const through = tiling === "texture" ? toTexture(x.range, "rgba32float") : undefined;
   for (let begin = 0; begin < n; begin += step) {
     const part = { x, q, y, begin, end: Math.min(n, begin + step), consts };
-    if (tiling === "texture") launchTexture(part, through!);
+    if (tiling === "texture") launchTexture(part);
     else launchBuffer(part, tiling);
   }
-  if (through) gpu().pool.release(through);
   return y;
 }
 
@@ -111,47 +106,4 @@ function launchBuffer(part: Part, { lanes, rows, size }: GemvTiling): void {
     bind: { words: words.range, absmax: absmax.range, ...scaleBindings(q), x: x.range, y: y.range },
     groups,
   });
-}
-
-function launchTexture(part: Part, x: GpuTexture): void {
-  const { q, y, begin, end, consts } = part;
-  const words = span(q.packed, begin * q.columns / 2, end * q.columns / 2), absmax = absmaxOf(part);
-  const lanes = vectorLanes(gpu()), shuffle = lanes === 8, rows = shuffle ? 4 : 2;
-  const launch = (w: GpuTexture, scales: GpuTexture) =>
-    gpu().kernels.launch(textureKernel, {
-      consts: { ...consts, LANES: lanes, ROWS: rows, SHUFFLE: shuffle, GROUP: groupOf(q, 32, [4, 2, 1]) },
-      params: {
-        ...{ texels: q.columns / 32, n: q.rows, begin, end },
-        ...{ first: words.first / 4, first_scale: (q.nested ? 4 : 1) * absmax.first },
-      },
-      bind: { x, w, scales, y: y.range },
-      groups: [Math.ceil((end - begin) / (lanes * rows))],
-    });
-  // decoded once for all tokens: in the kernel, four loads from storage buffers a block were a third of its time
-  const decoded = () => decodedScales(q, absmax);
-  heldTexture(
-    words.range,
-    "rgba32uint",
-    (w) =>
-      heldTexture(
-        absmax.range as Required<BufferRange>,
-        "rgba32float",
-        (scales) => launch(w, scales),
-        q.nested ? decoded : undefined,
-      ),
-  );
-}
-
-/** A texture of the f32 scales that stand as codes in a range of `q.absmax`. */
-function decodedScales(q: QuantizedTensor, { range, first }: ReturnType<typeof span>): GpuTexture {
-  const words = range.bytes! / 4, y = empty([words, 4], "f32", "scratch");
-  const { groups, row } = grid1d(Math.ceil(words / 64), 64);
-  gpu().kernels.launch(scalesKernel, {
-    params: { words, row, first: 4 * first },
-    bind: { absmax: range, ...scaleBindings(q), y: y.range },
-    groups,
-  });
-  const texture = toTexture(y.range, "rgba32float");
-  y.dispose();
-  return texture;
 }

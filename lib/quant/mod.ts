@@ -26,4 +26,5 @@ export {
 } from "./quantize.ts";
 export { type NestedScales, QuantizedTensor } from "./quantized_tensor.ts";
 export { refinable, refine, roundAhead } from "./refine.ts";
+export { type LowRankWeights, QuantizedStack, type StackedWeight, stackFits } from "./stack.ts";
 export { fromQuantState, toQuantState } from "./transfer.ts";

@@ -159,7 +159,7 @@ export function shareOperands<T>(operands: readonly { buffer: GpuBuffer }[], wor
 }
 
 /** Most bytes of textures that are held. */
-const HELD_BYTES = 512 * 2 ** 20;
+export const HELD_BYTES = 512 * 2 ** 20;
 
 let holding: { on: Gpu; textures: Map<string, GpuTexture>; bytes: number; holders: number } | undefined;
 
@@ -207,21 +207,25 @@ export function heldTexture(
   kept.bytes += texture.size;
 }
 
+/** A texture for so many texels. */
+export function textureFor(texels: number, format: TextureShape["format"]): GpuTexture {
+  const height = 2 ** Math.ceil(Math.log2(Math.ceil(texels / WIDTH)));
+  return gpu().pool.acquireTexture({ format, width: WIDTH, height }, "scratch");
+}
+
 /**
  * A texture that holds a range's bytes, texel after texel, to be released when what reads it is launched. Heights are
  * powers of two, for reuse.
  */
 export function toTexture(range: Piece["x"], format: TextureShape["format"]): GpuTexture {
-  const { pool, stream } = gpu();
+  const { stream } = gpu();
   const bytes = range.bytes!, key = `${range.offset}.${bytes}.${format}.${range.buffer.id}`;
   const known = shared?.made.get(key);
   if (known) {
     known.references++;
     return known;
   }
-  const rows = Math.ceil(bytes / TEXEL_BYTES[format] / WIDTH);
-  const height = 2 ** Math.ceil(Math.log2(rows));
-  const texture = pool.acquireTexture({ format, width: WIDTH, height }, "scratch");
+  const texture = textureFor(bytes / TEXEL_BYTES[format], format);
   stream.copyToTexture(range.buffer, range.offset ?? 0, bytes, texture);
   if (shared?.buffers.includes(range.buffer)) {
     texture.references++;
