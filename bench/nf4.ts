@@ -7,19 +7,26 @@
  * A ratio of 1.10 says: a tenth more time than dense. All are timed in turns; ratios and times are medians. Shapes of
  * more than `--budget` GFLOP are left out. Beside what is chosen stand the ways of `--kernels` (`QuantizedKernel`) that
  * take the weight; one row has kernels of its own. A few rows run as in generation, which on llvmpipe keeps the textures
- * of weights from token to token.
+ * of weights from token to token, and takes the weights that share an input in one launch.
  * @module
  */
 import { gpu, openGpu } from "../lib/gpu/mod.ts";
 import { baseBackward, baseForward } from "../lib/model/linear.ts";
-import { GEMV_MAX_ROWS, matmulQuantized, quantize, type QuantizedKernel } from "../lib/quant/mod.ts";
+import {
+  GEMV_MAX_ROWS,
+  matmulQuantized,
+  quantize,
+  type QuantizedKernel,
+  QuantizedStack,
+  stackFits,
+} from "../lib/quant/mod.ts";
 import { quantizedFits } from "../lib/quant/matmul.ts";
 import { empty, scope, tensor } from "../lib/tensor/tensor.ts";
 import { matmulInto } from "../lib/tensor/ops/matmul_kernel.ts";
 import { holdTextures } from "../lib/tensor/ops/matmul_texture.ts";
 import { interleave } from "./interleave.ts";
 import { option, row } from "./report.ts";
-import { LAYERS, numbers } from "./shapes.ts";
+import { LAYERS, type LayerShape, numbers } from "./shapes.ts";
 
 const rows = option("rows", "1,32,512").split(",").map(Number);
 const models = option("models", "SmolLM2,Llama,Mistral").split(",");
@@ -61,6 +68,40 @@ for (const [model, layers] of Object.entries(LAYERS)) {
         console.log(row(model, name, `${n} x ${k}`, m, pass, was!, is!, b!.ratio.toFixed(2), ...beside));
       }
     }
+  }
+  if (rows.includes(1)) await stacks(model, layers);
+}
+
+/** One row through the weights that share an input: dense ones one after the other, 4-bit ones in one launch. */
+async function stacks(model: string, [q, kv, up]: readonly LayerShape[]): Promise<void> {
+  using held = new DisposableStack();
+  held.use(holdTextures());
+  for (const [name, layers] of [["q, k, v", [q!, kv!, kv!]], ["gate, up", [up!, up!]]] as const) {
+    const [k] = layers.map((layer) => layer[2]) as [number];
+    const dense = layers.map(([, n], i) => held.use(tensor(numbers(n * k, i + 1), [n, k], "f32", "base")));
+    const x = held.use(tensor(numbers(k, 9), [1, k]));
+    const out = layers.map(([, n]) => held.use(empty([1, n])));
+    const weights = dense.map((w) => ({ weight: held.use(quantize(w)), low: undefined }));
+    if (!stackFits(weights, false)) continue;
+    const stack = new QuantizedStack(weights);
+    const [a, b] = await interleave([
+      () => dense.forEach((w, i) => matmulInto({ layout: "nt", x, w, y: out[i]! })),
+      () => scope(() => void stack.apply(x)),
+    ], rounds);
+    stack.dispose();
+    const shape = `${layers.map(([, n]) => n).join(" + ")} x ${k}`;
+    console.log(
+      row(
+        model,
+        `${name} at once`,
+        shape,
+        1,
+        "x wᵀ",
+        a!.ms.toFixed(2),
+        b!.ms.toFixed(2),
+        b!.ratio.toFixed(2),
+      ),
+    );
   }
 }
 Deno.exit(0); // the device keeps the process alive
