@@ -45,49 +45,16 @@ const GROUP: u32 = 2u;      // texels that share a block and a row, at most two:
 const MR: u32 = M * ROWS;
 const FETCHES: u32 = (8u + LANES - 1u) / LANES;  // loads of x by all lanes for 32 elements
 const MF: u32 = M * FETCHES;
-// NF4's values by code
-const C0: f32 = -1.0;
-const C1: f32 = -0.6961928009986877;
-const C2: f32 = -0.5250730514526367;
-const C3: f32 = -0.39491748809814453;
-const C4: f32 = -0.28444138169288635;
-const C5: f32 = -0.18477343022823334;
-const C6: f32 = -0.09105003625154495;
-const C7: f32 = 0.0;
-const C8: f32 = 0.07958029955625534;
-const C9: f32 = 0.16093020141124725;
-const C10: f32 = 0.24611230194568634;
-const C11: f32 = 0.33791524171829224;
-const C12: f32 = 0.44070982933044434;
-const C13: f32 = 0.5626170039176941;
-const C14: f32 = 0.7229568362236023;
-const C15: f32 = 1.0;
 
 fn texel(i: u32) -> vec2<u32> { return vec2<u32>(i & 2047u, i >> 11u); }
 
-fn low(code: u32) -> f32 {
-  let b0 = (code & 1u) != 0u;
-  let b1 = (code & 2u) != 0u;
-  let q0 = select(select(C0, C1, b0), select(C2, C3, b0), b1);
-  let q1 = select(select(C4, C5, b0), select(C6, C7, b0), b1);
-  return select(q0, q1, (code & 4u) != 0u);
-}
-
-fn high(code: u32) -> f32 {
-  let b0 = (code & 1u) != 0u;
-  let b1 = (code & 2u) != 0u;
-  let q2 = select(select(C8, C9, b0), select(C10, C11, b0), b1);
-  let q3 = select(select(C12, C13, b0), select(C14, C15, b0), b1);
-  return select(q2, q3, (code & 4u) != 0u);
-}
-
 // book: this lane's two entries of the code book, lane and lane + 8
-fn decode(code: u32, book: vec2<f32>) -> f32 {
+fn value(code: u32, book: vec2<f32>) -> f32 {
   if (SHUFFLE) {
     let at = code & 7u;
     return select(subgroupShuffle(book.x, at), subgroupShuffle(book.y, at), (code & 8u) != 0u);
   }
-  return select(low(code), high(code), (code & 8u) != 0u);
+  return decode(code);
 }
 
 fn scale_of(i: u32) -> f32 {
@@ -109,7 +76,7 @@ fn low_rank(row: u32, part: u32) -> f32 {
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let n = p.begin + group.x * LANES * OUT + lane;
-  let book = vec2<f32>(low(lane), high(lane));
+  let book = vec2<f32>(decode(lane), decode(lane + 8u));
   var row: array<u32, ROWS>;
   var at: array<u32, ROWS>;
   for (var r = 0u; r < ROWS; r++) { // @unroll
@@ -143,8 +110,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       for (var j = 0u; j < 4u; j++) { // @unroll
         for (var r = 0u; r < ROWS; r++) { // @unroll
           let v = q[r][j];
-          let even = vec4<f32>(decode(v >> 4u, book), decode(v, book), decode(v >> 12u, book), decode(v >> 8u, book));
-          let odd = vec4<f32>(decode(v >> 20u, book), decode(v >> 16u, book), decode(v >> 28u, book), decode(v >> 24u, book));
+          let even = vec4<f32>(value(v >> 4u, book), value(v, book), value(v >> 12u, book), value(v >> 8u, book));
+          let odd = vec4<f32>(value(v >> 20u, book), value(v >> 16u, book), value(v >> 28u, book), value(v >> 24u, book));
           for (var m = 0u; m < M; m++) { // @unroll
             let u = subgroupShuffle(a[m * FETCHES + 2u * j / LANES], 2u * j % LANES);
             let z = subgroupShuffle(a[m * FETCHES + (2u * j + 1u) / LANES], (2u * j + 1u) % LANES);

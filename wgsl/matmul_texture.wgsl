@@ -4,8 +4,8 @@
 // Texel i of a matrix holds its elements 4i .. 4i + 3 and lies at (i % 2048, i / 2048). L U is of a low rank R.
 // Entry `rows`: A[m, k] = x[m, k], entry `columns`: A[m, k] = x[k, m]. B[k, n] = w[n, k] (W_ROWS) or w[k, n]; L and U,
 // in `rows` only, lie as A and B do. Dropout, drawn as in shared/pcg.wgsl, may fall on B or on L U.
-// Grid: x over N / (4 LANES NB), y over M / TM. One workgroup: one subgroup; one lane: TM rows of NB times 4 columns
-// of y, LANES times 4 columns apart.
+// Grid: x over M / TM, y over N / (4 LANES NB): workgroups that follow each other read the same columns of B from the cache.
+// One workgroup: one subgroup; one lane: TM rows of NB times 4 columns of y, LANES times 4 columns apart.
 struct Params {
   M: u32, N: u32, K: u32,
   x0: u32, ldx: u32, w0: u32, ldw: u32,  // first texel and texels of a row
@@ -98,8 +98,8 @@ fn store_block(m: u32, n: u32, sums: mat4x4<f32>) {
 
 @compute @workgroup_size(LANES)
 fn rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let m0 = group.y * TM;
-  let n = group.x * LANES * NB + lane;
+  let m0 = group.x * TM;
+  let n = group.y * LANES * NB + lane;
   var acc: array<vec4<f32>, TM * NB>;
   var a: array<vec4<f32>, XR>;
   var b: array<mat4x4<f32>, NB>;
@@ -155,8 +155,8 @@ fn rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 
 @compute @workgroup_size(LANES)
 fn columns(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let m0 = group.y * TM;
-  let n = group.x * LANES * NB + lane;
+  let m0 = group.x * TM;
+  let n = group.y * LANES * NB + lane;
   var acc: array<vec4<f32>, TM * NB>;
   var a: array<vec4<f32>, 4>;
   var b: array<mat4x4<f32>, NB>;

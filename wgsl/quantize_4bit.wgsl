@@ -1,8 +1,7 @@
 // Blockwise 4-bit quantization: absmax = max |x| of a block, code = rank of x * (1 / absmax) among the thresholds.
 // x: [n] f32, or two 16-bit numbers a word; words: eight codes each (element 2k in the high nibble of byte k);
 // absmax: one f32 a block.
-// Grid: one invocation a block of BLOCK elements. The reciprocal is divided out in integers, because WGSL's
-// division may be off by 2.5 ulp and a code would flip; everything else here is exact or rounded once.
+// Grid: one invocation a block of BLOCK elements. Everything here is exact or rounded once.
 struct Params {
   n: u32,           // elements of x
   row: u32,         // invocations in one grid row
@@ -16,26 +15,6 @@ struct Params {
 
 const BLOCK: u32 = 64u;
 const X_KIND: u32 = 0u;  // 0 f32, 1 f16, 2 bf16
-// FP4: seven thresholds for |x|, and bit 3 of the code is the sign
-const MAGNITUDE: bool = false;
-// with it, the code of each rank, four bits a rank
-const CODES: u32 = 844396048u;
-// NF4's thresholds
-const T0: f32 = -0.8480963706970215;
-const T1: f32 = -0.6106328964233398;
-const T2: f32 = -0.4599952697753906;
-const T3: f32 = -0.33967941999435425;
-const T4: f32 = -0.23460739850997925;
-const T5: f32 = -0.13791173696517944;
-const T6: f32 = -0.045525018125772476;
-const T7: f32 = 0.03979014977812767;
-const T8: f32 = 0.120255246758461;
-const T9: f32 = 0.2035212516784668;
-const T10: f32 = 0.29201376438140869;
-const T11: f32 = 0.38931253552436829;
-const T12: f32 = 0.50166344642639160;
-const T13: f32 = 0.64278692007064819;
-const T14: f32 = 0.8614784479141235;
 
 // element i as the bits of an f32. f16 in integers too: what unpack2x16float makes of subnormals is left open.
 fn bits_of(i: u32) -> u32 {
@@ -45,23 +24,6 @@ fn bits_of(i: u32) -> u32 {
   let magnitude = h & 0x7fffu;
   let normal = (magnitude << 13u) + select(0x38000000u, 0x70000000u, magnitude >= 0x7c00u);
   return ((h & 0x8000u) << 16u) | select(normal, bitcast<u32>(f32(magnitude) * 0x1p-24f), magnitude < 0x400u);
-}
-
-// 1 / v, rounded to nearest: 2^47 divided by v's 24-bit significand, bit by bit. 0 for what has no normal inverse.
-fn reciprocal(bits: u32) -> f32 {
-  let exponent = bits >> 23u;
-  if (exponent == 0u || exponent > 252u) { return 0.0; }
-  let m = (bits & 0x7fffffu) | 0x800000u;
-  if (m == 0x800000u) { return bitcast<f32>((254u - exponent) << 23u); }
-  var r = 0x800000u;
-  var q = 0u;
-  for (var i = 0u; i < 24u; i++) {
-    r = r << 1u;
-    q = q << 1u;
-    if (r >= m) { r -= m; q |= 1u; }
-  }
-  if (2u * r > m) { q += 1u; }
-  return bitcast<f32>(((253u - exponent) << 23u) | (q & 0x7fffffu));
 }
 
 fn above(v: f32, t: f32) -> u32 { return select(0u, 1u, v > t); }

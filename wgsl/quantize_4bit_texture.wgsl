@@ -17,26 +17,6 @@ const BLOCK: u32 = 64u;
 const X_KIND: u32 = 2u;    // 0 f32, 1 f16, 2 bf16
 const EIGHTS: u32 = BLOCK / 8u;
 const HELD: u32 = 8u;      // eights that are kept between the two looks at them, the rest is read again
-// FP4: seven thresholds for |x|, and bit 3 of the code is the sign
-const MAGNITUDE: bool = false;
-// with it, the code of each rank, four bits a rank
-const CODES: u32 = 844396048u;
-// NF4's thresholds
-const T0: f32 = -0.8480963706970215;
-const T1: f32 = -0.6106328964233398;
-const T2: f32 = -0.4599952697753906;
-const T3: f32 = -0.33967941999435425;
-const T4: f32 = -0.23460739850997925;
-const T5: f32 = -0.13791173696517944;
-const T6: f32 = -0.045525018125772476;
-const T7: f32 = 0.03979014977812767;
-const T8: f32 = 0.120255246758461;
-const T9: f32 = 0.2035212516784668;
-const T10: f32 = 0.29201376438140869;
-const T11: f32 = 0.38931253552436829;
-const T12: f32 = 0.50166344642639160;
-const T13: f32 = 0.64278692007064819;
-const T14: f32 = 0.8614784479141235;
 
 // Eight elements, those of even and of odd number apart.
 struct Eight { even: vec4<f32>, odd: vec4<f32> }
@@ -60,23 +40,6 @@ fn load(i: u32) -> Eight {
   let t = texel(i);
   if (X_KIND == 1u) { return Eight(half(t & vec4(0xffffu)), half(t >> vec4(16u))); }
   return Eight(bitcast<vec4<f32>>(t << vec4(16u)), bitcast<vec4<f32>>(t & vec4(0xffff0000u)));
-}
-
-// 1 / v, rounded to nearest: 2^47 divided by v's 24-bit significand, bit by bit. 0 for what has no normal inverse.
-fn reciprocal(bits: u32) -> f32 {
-  let exponent = bits >> 23u;
-  if (exponent == 0u || exponent > 252u) { return 0.0; }
-  let m = (bits & 0x7fffffu) | 0x800000u;
-  if (m == 0x800000u) { return bitcast<f32>((254u - exponent) << 23u); }
-  var r = 0x800000u;
-  var q = 0u;
-  for (var i = 0u; i < 24u; i++) {
-    r = r << 1u;
-    q = q << 1u;
-    if (r >= m) { r -= m; q |= 1u; }
-  }
-  if (2u * r > m) { q += 1u; }
-  return bitcast<f32>(((253u - exponent) << 23u) | (q & 0x7fffffu));
 }
 
 // as integers, the bits of |x| order like the numbers, and NaN comes out on top

@@ -1,7 +1,7 @@
 // Blockwise 8-bit quantization with a map of 256 values: q = nearest entry to (x - offset) / scale of the block.
 // x: [n] f32, scales: [1 + ceil(n / 256)] f32 (the offset first, then one scale a block), words: four codes each,
 // the first in the low byte, thresholds: [255] f32, the midpoints of the map.
-// Grid: one invocation a block of 256. Reciprocal in integers as in quantize_4bit.wgsl, so that no code flips.
+// Grid: one invocation a block of 256.
 struct Params {
   n: u32,    // elements of x
   row: u32,  // invocations in one grid row
@@ -11,22 +11,6 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> words: array<u32>;
 @group(0) @binding(3) var<storage, read_write> scales: array<f32>;
 @group(0) @binding(4) var<storage, read> thresholds: array<f32>;
-
-fn reciprocal(bits: u32) -> f32 {
-  let exponent = bits >> 23u;
-  if (exponent == 0u || exponent > 252u) { return 0.0; }
-  let m = (bits & 0x7fffffu) | 0x800000u;
-  if (m == 0x800000u) { return bitcast<f32>((254u - exponent) << 23u); }
-  var r = 0x800000u;
-  var q = 0u;
-  for (var i = 0u; i < 24u; i++) {
-    r = r << 1u;
-    q = q << 1u;
-    if (r >= m) { r -= m; q |= 1u; }
-  }
-  if (2u * r > m) { q += 1u; }
-  return bitcast<f32>(((253u - exponent) << 23u) | (q & 0x7fffffu));
-}
 
 // count of thresholds strictly below v
 fn encode(v: f32) -> u32 {

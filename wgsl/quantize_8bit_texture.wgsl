@@ -13,22 +13,6 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> scales: array<f32>;
 @group(0) @binding(4) var tree: texture_storage_2d<rgba32float, read>;
 
-fn reciprocal(bits: u32) -> f32 {
-  let exponent = bits >> 23u;
-  if (exponent == 0u || exponent > 252u) { return 0.0; }
-  let m = (bits & 0x7fffffu) | 0x800000u;
-  if (m == 0x800000u) { return bitcast<f32>((254u - exponent) << 23u); }
-  var r = 0x800000u;
-  var q = 0u;
-  for (var i = 0u; i < 24u; i++) {
-    r = r << 1u;
-    q = q << 1u;
-    if (r >= m) { r -= m; q |= 1u; }
-  }
-  if (2u * r > m) { q += 1u; }
-  return bitcast<f32>(((253u - exponent) << 23u) | (q & 0x7fffffu));
-}
-
 fn four(i: u32) -> vec4<f32> { return textureLoad(x, vec2<u32>(i & 2047u, i >> 11u)); }
 
 // which of a node's four subtrees v belongs to: the count of its thresholds strictly below v

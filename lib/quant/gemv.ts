@@ -11,7 +11,14 @@ import source from "../../wgsl/gemv_4bit.wgsl" with { type: "text" };
 import nf4 from "../../wgsl/shared/nf4.wgsl" with { type: "text" };
 import scales from "../../wgsl/shared/scales_4bit.wgsl" with { type: "text" };
 import { launchTexture } from "./gemv_texture.ts";
-import { type QuantizedTensor, scaleBindings, span, valueConstants } from "./quantized_tensor.ts";
+import {
+  absmaxOf,
+  groupOf,
+  type QuantizedTensor,
+  scaleBindings,
+  span,
+  valueConstants,
+} from "./quantized_tensor.ts";
 
 const kernel = defineKernel("gemv_4bit", source, nf4, scales);
 
@@ -72,21 +79,6 @@ export function gemvQuantized(
     else launchBuffer(part, tiling);
   }
   return y;
-}
-
-/** The scales of a part's blocks, and the number of the first (with double quantization: of the first four). */
-export function absmaxOf({ q, begin, end }: Pick<Part, "q" | "begin" | "end">) {
-  const from = Math.floor(begin * q.columns / q.blocksize), to = Math.ceil(end * q.columns / q.blocksize);
-  return q.nested ? span(q.absmax, from, Math.ceil(to / 4) * 4) : span(q.absmax, 4 * from, 4 * to);
-}
-
-/** Words or texels of a group, the largest that lies in one block and one row. */
-export function groupOf(
-  { columns, blocksize }: QuantizedTensor,
-  codes: number,
-  sizes: readonly number[],
-): number {
-  return sizes.find((g) => columns % (codes * g) === 0 && blocksize % (codes * g) === 0)!;
 }
 
 function launchBuffer(part: Part, { lanes, rows, size }: GemvTiling): void {

@@ -5,14 +5,22 @@
 import { type BufferRange, defineKernel, gpu, type GpuTexture, type LaunchOptions } from "../gpu/mod.ts";
 import scalesSource from "../../wgsl/decode_scales.wgsl" with { type: "text" };
 import source from "../../wgsl/gemv_4bit_texture.wgsl" with { type: "text" };
+import nf4 from "../../wgsl/shared/nf4.wgsl" with { type: "text" };
 import orderSource from "../../wgsl/stack_order.wgsl" with { type: "text" };
 import { grid1d } from "../tensor/grid.ts";
 import { heldTexture, textureFor, toTexture, vectorLanes } from "../tensor/ops/matmul_texture.ts";
 import { empty, type Tensor } from "../tensor/tensor.ts";
-import { absmaxOf, groupOf, type Part } from "./gemv.ts";
-import { type QuantizedTensor, scaleBindings, span, valueConstants } from "./quantized_tensor.ts";
+import type { Part } from "./gemv.ts";
+import {
+  absmaxOf,
+  groupOf,
+  type QuantizedTensor,
+  scaleBindings,
+  span,
+  valueConstants,
+} from "./quantized_tensor.ts";
 
-const kernel = defineKernel("gemv_4bit_texture", source);
+const kernel = defineKernel("gemv_4bit_texture", source, nf4);
 const orderKernel = defineKernel("stack_order", orderSource);
 const scalesKernel = defineKernel("decode_scales", scalesSource);
 

@@ -14,9 +14,15 @@ import nf4 from "../../wgsl/shared/nf4.wgsl" with { type: "text" };
 import scales from "../../wgsl/shared/scales_4bit.wgsl" with { type: "text" };
 import pcg from "../../wgsl/shared/pcg.wgsl" with { type: "text" };
 import quadTile from "../../wgsl/shared/quad_tile.wgsl" with { type: "text" };
-import { absmaxOf, groupOf } from "./gemv.ts";
 import type { QuantizedMatmul } from "./matmul.ts";
-import { type QuantizedTensor, scaleBindings, span, valueConstants } from "./quantized_tensor.ts";
+import {
+  absmaxOf,
+  groupOf,
+  type QuantizedTensor,
+  scaleBindings,
+  span,
+  valueConstants,
+} from "./quantized_tensor.ts";
 
 const textureKernel = defineKernel("matmul_4bit_texture", texture, nf4, scales);
 const tileKernel = defineKernel("matmul_4bit_tile", tile, quadTile, nf4, scales, pcg);

@@ -10,6 +10,8 @@ import { sum } from "../tensor/ops/reduce.ts";
 import { storageKind } from "../tensor/ops/storage.ts";
 import { noGrad } from "../tensor/tape.ts";
 import { BYTES, empty, keep, scope, shapeError, Tensor, tensor } from "../tensor/tensor.ts";
+import reciprocal from "../../wgsl/shared/reciprocal.wgsl" with { type: "text" };
+import nf4Thresholds from "../../wgsl/shared/nf4_thresholds.wgsl" with { type: "text" };
 import source4 from "../../wgsl/quantize_4bit.wgsl" with { type: "text" };
 import textureSource from "../../wgsl/quantize_4bit_texture.wgsl" with { type: "text" };
 import textureSource8 from "../../wgsl/quantize_8bit_texture.wgsl" with { type: "text" };
@@ -18,10 +20,10 @@ import { codeBook, type QuantType } from "./code_books.ts";
 import type { QuantState } from "./quant_state.ts";
 import { checkBlocksize, QuantizedTensor, sharedMap, span } from "./quantized_tensor.ts";
 
-const kernel = defineKernel("quantize_4bit", source4);
-const textureKernel = defineKernel("quantize_4bit_texture", textureSource);
-const kernel8 = defineKernel("quantize_8bit", source8);
-const textureKernel8 = defineKernel("quantize_8bit_texture", textureSource8);
+const kernel = defineKernel("quantize_4bit", source4, nf4Thresholds, reciprocal);
+const textureKernel = defineKernel("quantize_4bit_texture", textureSource, nf4Thresholds, reciprocal);
+const kernel8 = defineKernel("quantize_8bit", source8, reciprocal);
+const textureKernel8 = defineKernel("quantize_8bit_texture", textureSource8, reciprocal);
 
 /** Most groups of eight numbers that a lane of the kernel by texture keeps between its two looks at a block. */
 const MOST_HELD = 8;

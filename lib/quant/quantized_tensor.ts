@@ -135,6 +135,21 @@ export function scaleBindings(q: QuantizedTensor): { scales: BufferRange; map: B
   return { scales: (q.nested?.scales ?? map).range, map: map.range };
 }
 
+/** The scales of the blocks of rows `[begin, end)`, and the number of the first (double quantization: of the first four). */
+export function absmaxOf({ q, begin, end }: { q: QuantizedTensor; begin: number; end: number }) {
+  const from = Math.floor(begin * q.columns / q.blocksize), to = Math.ceil(end * q.columns / q.blocksize);
+  return q.nested ? span(q.absmax, from, Math.ceil(to / 4) * 4) : span(q.absmax, 4 * from, 4 * to);
+}
+
+/** Words or texels of `codes` codes in a group, the largest of `sizes` that lies in one block and one row. */
+export function groupOf(
+  { columns, blocksize }: QuantizedTensor,
+  codes: number,
+  sizes: readonly number[],
+): number {
+  return sizes.find((g) => columns % (codes * g) === 0 && blocksize % (codes * g) === 0)!;
+}
+
 /** A code book's numbers as the constants of a kernel: nothing for NF4, whose numbers stand in the files. */
 export function valueConstants(book: CodeBook): Record<string, number> {
   if (book === codeBook("nf4")) return {};

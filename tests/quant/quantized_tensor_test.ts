@@ -60,9 +60,7 @@ Deno.test("the kernels' built-in numbers are NF4's", async () => {
     [...source.matchAll(new RegExp(`^const ${letter}\\d+: f32 = ([^;]+);`, "gm"))].map((m) =>
       Math.fround(Number(m[1]))
     );
-  for (const name of ["quantize_4bit", "quantize_4bit_texture"]) {
-    assert.deepEqual(numbers(await text(name), "T"), [...CODE_BOOKS.nf4.thresholds]);
-  }
+  assert.deepEqual(numbers(await text("shared/nf4_thresholds"), "T"), [...CODE_BOOKS.nf4.thresholds]);
   assert.deepEqual(numbers(await text("shared/nf4"), "C"), [...CODE_BOOKS.nf4.values]);
 });
 

@@ -15,7 +15,8 @@ import decodeSource from "../../../wgsl/attention_decode_texture.wgsl" with { ty
 import { TEXTURE_BYTES, toTexture, vectorLanes } from "./matmul_texture.ts";
 
 const kernel = defineKernel("attention_texture", source);
-const decodeKernel = defineKernel("attention_decode_texture", decodeSource);
+/** A few query rows over a cache, all through textures. */
+export const decodeKernel = defineKernel("attention_decode_texture", decodeSource);
 
 /** What goes through textures. */
 const OPERANDS = ["q", "k", "v", "dy"];

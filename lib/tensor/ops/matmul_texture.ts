@@ -135,7 +135,7 @@ export function launchTexture(
       ...{ x: a.texture, w: b.texture, y: piece.y, before },
       ...{ low_x: low ? into(low.x) : x, low_w: low ? into(low.w) : x },
     },
-    groups: [Math.ceil(columns / (4 * lanes * blocks)), Math.ceil(rows / tile)],
+    groups: [Math.ceil(rows / tile), Math.ceil(columns / (4 * lanes * blocks))],
   });
   for (const texture of made) pool.release(texture);
 }

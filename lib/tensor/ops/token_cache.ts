@@ -4,14 +4,13 @@
  * @module
  */
 import { defineKernel, gpu, type GpuTexture } from "../../gpu/mod.ts";
-import attentionSource from "../../../wgsl/attention_decode_texture.wgsl" with { type: "text" };
 import source from "../../../wgsl/token_cache.wgsl" with { type: "text" };
 import { empty, type Tensor } from "../tensor.ts";
 import type { AttentionHeads } from "./attention.ts";
+import { decodeKernel } from "./attention_texture.ts";
 import { TEXTURE_BYTES, textureFor, toTexture, vectorLanes } from "./matmul_texture.ts";
 
 const kernel = defineKernel("token_cache", source);
-const attentionKernel = defineKernel("attention_decode_texture", attentionSource);
 
 /** Largest head for which a lane keeps a query and its sum in registers. */
 const MAX_HEAD_DIM = 128;
@@ -57,7 +56,7 @@ export class TokenCache {
       bind: { qkv: qkv.range, table: (table ?? qkv).range, ...textures },
       groups: [Math.ceil(qkv.size / 4 / 32)],
     });
-    kernels.launch(attentionKernel, {
+    kernels.launch(decodeKernel, {
       consts: { HEAD_DIM: headDim, LANES: vectorLanes(gpu()) },
       params: { start: position, heads, kv_heads: kvHeads, window: Math.min(window, EVERYTHING), scale },
       bind: { ...textures, o: o.range },
