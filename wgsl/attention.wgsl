@@ -5,20 +5,6 @@
 // Grid: x blocks of BLOCK rows, y heads times batch in parts of HEAD_LANES (kv heads in backward_kv). One invocation owns ROWS rows of one
 // head in registers and walks the other side in groups of STEP rows, loaded once for all ROWS; groups that hold no document of its own rows
 // are passed by. GPUs take HEAD_LANES 1, so that all lanes load the same address; a CPU gains from many ROWS and few lanes.
-struct Params {
-  batch: u32,     // batch elements of this launch
-  time: u32,      // query rows of one batch element
-  keys: u32,      // key rows of one batch element: `time`, or the cache's filled length
-  start: u32,     // position of query row 0 among the keys
-  heads: u32,
-  kv_heads: u32,
-  window: u32,    // keys visible at most; 0xffffffff for all
-  q_base: u32,    // first vec4 of q, o, do, dq in their bindings
-  kv_base: u32,   // first vec4 of k, v, dk, dv
-  row_base: u32,  // first element of stats
-  seg_base: u32,  // first element of segments
-  scale: f32,
-}
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> k: array<vec4<f32>>;

@@ -1,23 +1,9 @@
 // attention.wgsl on processors that run WGSL in vector lanes (llvmpipe): q, k, v and dy come through textures, whose loads are
 // gathered for all lanes at once (storage buffers are read lane by lane), texel i at (i % 2048, i / 2048).
-// Formulas, shapes and Params: as there. A workgroup is one subgroup. Grid: x blocks of LANES * ROW_BLOCKS rows, y kv heads times
+// Formulas and shapes: as there. A workgroup is one subgroup. Grid: x blocks of LANES * ROW_BLOCKS rows, y kv heads times
 // batch. A lane owns ROW_BLOCKS rows, LANES apart: of keys in backward_kv, of queries elsewhere, where the rows of all query
 // heads of a kv head are counted together, position by position. The other side is walked in steps of STEP rows, each loaded
 // once by all lanes, which hand each other its elements by shuffles. Loops test at their end: a lane's mask stops no work.
-struct Params {
-  batch: u32,     // batch elements of this launch
-  time: u32,      // query rows of one batch element
-  keys: u32,      // key rows of one batch element: `time`, or the cache's filled length
-  start: u32,     // position of query row 0 among the keys
-  heads: u32,
-  kv_heads: u32,
-  window: u32,    // keys visible at most; 0xffffffff for all
-  q_base: u32,    // first vec4 of q, o, do, dq in their bindings
-  kv_base: u32,   // first vec4 of k, v, dk, dv
-  row_base: u32,  // first element of stats
-  seg_base: u32,  // first element of segments
-  scale: f32,
-}
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var q: texture_storage_2d<rgba32float, read>;
 @group(0) @binding(2) var k: texture_storage_2d<rgba32float, read>;

@@ -1,10 +1,10 @@
 /**
  * Specialises WGSL files: constants, element types and `@unroll` loops.
  *
- * Every kernel file is valid WGSL by itself. This module changes only lines that the file marks:
- * `const NAME: u32 = 8u;` gets another value, `alias T = f32;` another type, and a `for` loop that carries
- * `// @unroll` is written out. naga neither unrolls nor keeps indexed function arrays in registers; the
- * expanded form ran four to six times faster on llvmpipe.
+ * A kernel file is valid WGSL by itself, or with the files of `wgsl/shared/` that it uses. This module changes only
+ * lines that are marked: `const NAME: u32 = 8u;` gets another value, `alias T = f32;` another type, and a `for` loop
+ * that carries `// @unroll` is written out. naga neither unrolls nor keeps indexed function arrays in registers;
+ * the expanded form ran four to six times faster on llvmpipe.
  * @module
  */
 import { NibbleError } from "../errors.ts";

@@ -5,13 +5,14 @@
 import { NibbleError } from "../../errors.ts";
 import { type AdapterKind, adapterKind, type BufferRange, defineKernel, gpu } from "../../gpu/mod.ts";
 import source from "../../../wgsl/attention.wgsl" with { type: "text" };
+import paramsSource from "../../../wgsl/shared/attention_params.wgsl" with { type: "text" };
 import decodeSource from "../../../wgsl/attention_decode.wgsl" with { type: "text" };
 import { attentionTexture, decodeTexture } from "./attention_texture.ts";
 import { shareOperands, TEXTURE_BYTES } from "./matmul_texture.ts";
 import { record, recording } from "../tape.ts";
 import { BYTES, empty, shapeError, type Tensor } from "../tensor.ts";
 
-const kernel = defineKernel("attention", source);
+const kernel = defineKernel("attention", source, paramsSource);
 const decodeKernel = defineKernel("attention_decode", decodeSource);
 const MAX_HEAD_DIM = 256;
 const EVERYTHING = 0xffffffff;

@@ -11,10 +11,11 @@ import {
   type LaunchOptions,
 } from "../../gpu/mod.ts";
 import source from "../../../wgsl/attention_texture.wgsl" with { type: "text" };
+import paramsSource from "../../../wgsl/shared/attention_params.wgsl" with { type: "text" };
 import decodeSource from "../../../wgsl/attention_decode_texture.wgsl" with { type: "text" };
 import { TEXTURE_BYTES, toTexture, vectorLanes } from "./matmul_texture.ts";
 
-const kernel = defineKernel("attention_texture", source);
+const kernel = defineKernel("attention_texture", source, paramsSource);
 /** A few query rows over a cache, all through textures. */
 export const decodeKernel = defineKernel("attention_decode_texture", decodeSource);
 
