@@ -27,8 +27,6 @@ const PARTS: u32 = (VECS + LANES - 1u) / LANES; // texels a lane loads of a row 
 const HIDDEN = -1e30;         // a score that no sum of visible ones reaches
 const NONE = 0xffffffffu;
 
-fn texel(i: u32) -> vec2<u32> { return vec2<u32>(i & 2047u, i >> 11u); }
-
 struct Span { low: u32, high: u32 }
 
 // A lane's part of the lowest and highest document, padding left out; low > high when there is none.

@@ -46,8 +46,6 @@ const MR: u32 = M * ROWS;
 const FETCHES: u32 = (8u + LANES - 1u) / LANES;  // loads of x by all lanes for 32 elements
 const MF: u32 = M * FETCHES;
 
-fn texel(i: u32) -> vec2<u32> { return vec2<u32>(i & 2047u, i >> 11u); }
-
 // book: this lane's two entries of the code book, lane and lane + 8
 fn value(code: u32, book: vec2<f32>) -> f32 {
   if (SHUFFLE) {

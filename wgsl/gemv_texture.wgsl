@@ -23,8 +23,6 @@ const QUADS: u32 = 2u;
 const ACC: u32 = M * QUADS;
 const MX: u32 = M * HALVES;
 
-fn texel(i: u32) -> vec2<u32> { return vec2<u32>(i & 2047u, i >> 11u); }
-
 // elements 4h .. 4h + 3 of a texel of w
 fn unpack(v: vec4<u32>, h: u32) -> vec4<f32> {
   if (W_KIND == 0u) { return bitcast<vec4<f32>>(v); }

@@ -21,8 +21,6 @@ const NORM: bool = false;
 const LANES: u32 = 8u;
 const ROWS: u32 = 4u;
 
-fn texel(i: u32) -> vec2<u32> { return vec2<u32>(i & 2047u, i >> 11u); }
-
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let first = group.x * ROWS;

@@ -31,8 +31,6 @@ const XR: u32 = TM / LANES;     // texels of x that a lane loads
 const GROUP: u32 = 8u;          // texels of w that share a block and a row (W_ROWS)
 const ACC: u32 = 2u * TM;
 
-fn texel(i: u32) -> vec2<u32> { return vec2<u32>(i & 2047u, i >> 11u); }
-
 // book: this lane's two entries of the code book, lane and lane + 8
 fn value(code: u32, book: vec2<f32>) -> f32 {
   let at = (code >> 28u) & 7u;

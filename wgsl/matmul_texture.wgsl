@@ -36,8 +36,6 @@ const XR: u32 = TM / LANES;     // texels of x that a lane loads in `rows`
 const NB: u32 = 1u;             // blocks of 4 columns a lane
 const XL: u32 = TM / 4u;        // lanes that load x in `columns`
 
-fn texel(i: u32) -> vec2<u32> { return vec2<u32>(i & 2047u, i >> 11u); }
-
 fn dropped(i: u32, v: vec4<f32>) -> vec4<f32> {
   return drop_out(v, 4u * (p.mask0 + i), p.seed, p.threshold, p.scale);
 }

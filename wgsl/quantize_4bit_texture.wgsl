@@ -21,7 +21,7 @@ const HELD: u32 = 8u;      // eights that are kept between the two looks at them
 // Eight elements, those of even and of odd number apart.
 struct Eight { even: vec4<f32>, odd: vec4<f32> }
 
-fn texel(i: u32) -> vec4<u32> { return textureLoad(x, vec2<u32>(i & 2047u, i >> 11u)); }
+fn load16(i: u32) -> vec4<u32> { return textureLoad(x, texel(i)); }
 
 // f16 as f32, in integers: what unpack2x16float makes of subnormals is left open
 fn half(h: vec4<u32>) -> vec4<f32> {
@@ -33,11 +33,11 @@ fn half(h: vec4<u32>) -> vec4<f32> {
 
 fn load(i: u32) -> Eight {
   if (X_KIND == 0u) {
-    let a = bitcast<vec4<f32>>(texel(2u * i));
-    let b = bitcast<vec4<f32>>(texel(2u * i + 1u));
+    let a = bitcast<vec4<f32>>(load16(2u * i));
+    let b = bitcast<vec4<f32>>(load16(2u * i + 1u));
     return Eight(vec4(a.xz, b.xz), vec4(a.yw, b.yw));
   }
-  let t = texel(i);
+  let t = load16(i);
   if (X_KIND == 1u) { return Eight(half(t & vec4(0xffffu)), half(t >> vec4(16u))); }
   return Eight(bitcast<vec4<f32>>(t << vec4(16u)), bitcast<vec4<f32>>(t & vec4(0xffff0000u)));
 }

@@ -13,7 +13,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> scales: array<f32>;
 @group(0) @binding(4) var tree: texture_storage_2d<rgba32float, read>;
 
-fn four(i: u32) -> vec4<f32> { return textureLoad(x, vec2<u32>(i & 2047u, i >> 11u)); }
+fn four(i: u32) -> vec4<f32> { return textureLoad(x, texel(i)); }
 
 // which of a node's four subtrees v belongs to: the count of its thresholds strictly below v
 fn turn(v: f32, node: u32) -> u32 {

@@ -19,7 +19,6 @@ struct Params {
 
 const LANES: u32 = 8u;
 
-fn texel(i: u32) -> vec2<u32> { return vec2<u32>(i & 2047u, i >> 11u); }
 fn weight(c: u32) -> vec4<f32> { return textureLoad(w, texel(c)) + p.plus; }
 
 @compute @workgroup_size(LANES)

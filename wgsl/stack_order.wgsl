@@ -21,8 +21,6 @@ const OUT: u32 = 4u;
 const GROUP: u32 = 2u;
 const BLOCK: u32 = 64u;
 
-fn texel(i: u32) -> vec2<u32> { return vec2<u32>(i & 2047u, i >> 11u); }
-
 fn row_of(group: u32, r: u32, lane: u32) -> u32 {
   return min((group * OUT + r % OUT) * LANES + lane, p.n - 1u) + (r / OUT) * p.n;
 }

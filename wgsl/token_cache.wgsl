@@ -19,8 +19,6 @@ struct Params {
 const HEAD_DIM: u32 = 64u;
 const VECS: u32 = HEAD_DIM / 4u;
 
-fn texel(i: u32) -> vec2<u32> { return vec2<u32>(i & 2047u, i >> 11u); }
-
 fn rotated(i: u32) -> vec4<f32> {
   let half = p.rotary / 8u;
   let at = i % VECS;

@@ -48,7 +48,7 @@ export interface LaunchOptions extends Specialization {
 /**
  * Declares a kernel from its file's text.
  *
- * @param shared texts of `wgsl/shared/` whose functions the file calls
+ * @param shared texts of `wgsl/shared/` that the file uses
  * @example
  * ```ts
  * import { defineKernel } from "./kernel.ts";

@@ -160,7 +160,7 @@ export function reflect(source: string): { bindings: Binding[]; params: ParamFie
 
 /** What a texture binding of a specialised text is bound as; its type may stand behind an alias. */
 export function textureLayout(text: string, name: string): Partial<GPUBindGroupLayoutEntry> {
-  const TYPE = String.raw`([\w]+(?:<[^>]*>)?)`;
+  const TYPE = String.raw`(\w+(?:<[^>]*>)?)`;
   const declared = new RegExp(String.raw`\bvar\s+${name}\s*:\s*${TYPE}`).exec(text)?.[1] ?? "";
   const type = new RegExp(String.raw`\balias\s+${declared}\s*=\s*${TYPE}`).exec(text)?.[1] ?? declared;
   const [, format, access] = /^texture_storage_2d<\s*(\w+)\s*,\s*(read|write)\s*>$/.exec(type) ?? [];

@@ -63,20 +63,19 @@ function tokenBlock(
   if (!isRms(c, block.inputNorm) || !isRms(c, block.postNorm)) return undefined;
   if (!tokenCacheFits(heads, k.rows, c.rotary_dim)) return undefined;
   const inKernel = mlp!.in.length === 2 && (c.hidden_act === "silu" || c.hidden_act === "swish");
-  const weights = [block.qkv, [block.o], mlp!.in, [mlp!.out]].map((layers) => layers.map(stackedWeight));
-  const suits = (layers: (StackedWeight | undefined)[], at: number): layers is StackedWeight[] =>
-    layers.every((w) => w !== undefined) && stackFits(layers as StackedWeight[], at === 2 && inKernel);
-  if (!weights.every(suits)) return undefined;
-  const stacks = weights.map((layers, at) =>
-    new QuantizedStack(
-      layers,
-      [
-        { norm: block.inputNorm.weight },
-        {},
-        { norm: block.postNorm.weight, gated: inKernel },
-        {},
-      ][at],
-    )
+  const parts: { layers: readonly LinearLayer[]; norm?: Tensor; gated?: boolean }[] = [
+    { layers: block.qkv, norm: block.inputNorm.weight },
+    { layers: [block.o] },
+    { layers: mlp!.in, norm: block.postNorm.weight, gated: inKernel },
+    { layers: [mlp!.out] },
+  ];
+  const chosen = parts.map(({ layers, ...options }) => ({ weights: layers.map(stackedWeight), options }));
+  const suit = chosen.every(({ weights, options: { gated = false } }) =>
+    weights.every((w) => w !== undefined) && stackFits(weights as StackedWeight[], gated)
+  );
+  if (!suit) return undefined;
+  const stacks = chosen.map(({ weights, options }) =>
+    new QuantizedStack(weights as StackedWeight[], options)
   );
   const [qkv, o, into, out] = stacks as [QuantizedStack, QuantizedStack, QuantizedStack, QuantizedStack];
   const norm = { eps: c.norm_eps, plus: c.family.norm === "rmsPlusOne" ? 1 : 0 };

@@ -6,6 +6,7 @@ import { type BufferRange, defineKernel, gpu, type GpuTexture, type LaunchOption
 import scalesSource from "../../wgsl/decode_scales.wgsl" with { type: "text" };
 import source from "../../wgsl/gemv_4bit_texture.wgsl" with { type: "text" };
 import nf4 from "../../wgsl/shared/nf4.wgsl" with { type: "text" };
+import texel from "../../wgsl/shared/texel.wgsl" with { type: "text" };
 import orderSource from "../../wgsl/stack_order.wgsl" with { type: "text" };
 import { grid1d } from "../tensor/grid.ts";
 import { heldTexture, textureFor, toTexture, vectorLanes } from "../tensor/ops/matmul_texture.ts";
@@ -20,8 +21,8 @@ import {
   valueConstants,
 } from "./quantized_tensor.ts";
 
-const kernel = defineKernel("gemv_4bit_texture", source, nf4);
-const orderKernel = defineKernel("stack_order", orderSource);
+const kernel = defineKernel("gemv_4bit_texture", source, nf4, texel);
+const orderKernel = defineKernel("stack_order", orderSource, texel);
 const scalesKernel = defineKernel("decode_scales", scalesSource);
 
 /** What one launch reads and writes, and does beside the product; see the kernel's file. */
@@ -139,7 +140,8 @@ export function launchTexture({ x, q, y, begin, end }: Part): void {
   );
 }
 
-function throughTexture(t: Tensor): GpuTexture {
+/** A tensor's numbers in a texture; the tensor is gone. */
+export function throughTexture(t: Tensor): GpuTexture {
   const texture = toTexture(t.range, "rgba32float");
   t.dispose();
   return texture;

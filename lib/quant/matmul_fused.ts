@@ -12,6 +12,7 @@ import texture from "../../wgsl/matmul_4bit_texture.wgsl" with { type: "text" };
 import tile from "../../wgsl/matmul_4bit_tile.wgsl" with { type: "text" };
 import nf4 from "../../wgsl/shared/nf4.wgsl" with { type: "text" };
 import scales from "../../wgsl/shared/scales_4bit.wgsl" with { type: "text" };
+import texel from "../../wgsl/shared/texel.wgsl" with { type: "text" };
 import pcg from "../../wgsl/shared/pcg.wgsl" with { type: "text" };
 import quadTile from "../../wgsl/shared/quad_tile.wgsl" with { type: "text" };
 import type { QuantizedMatmul } from "./matmul.ts";
@@ -24,7 +25,7 @@ import {
   valueConstants,
 } from "./quantized_tensor.ts";
 
-const textureKernel = defineKernel("matmul_4bit_texture", texture, nf4, scales);
+const textureKernel = defineKernel("matmul_4bit_texture", texture, nf4, scales, texel);
 const tileKernel = defineKernel("matmul_4bit_tile", tile, quadTile, nf4, scales, pcg);
 
 /** Workgroups and what an invocation computes, for tiles of y of these rows by columns. */

@@ -3,15 +3,16 @@
  * @module
  */
 import { NibbleError } from "../errors.ts";
-import { adapterKind, defineKernel, gpu, type GpuTexture } from "../gpu/mod.ts";
+import { adapterKind, defineKernel, gpu } from "../gpu/mod.ts";
 import { grid1d } from "../tensor/grid.ts";
-import { TEXTURE_BYTES, toTexture } from "../tensor/ops/matmul_texture.ts";
+import { launchThroughTextures, TEXTURE_BYTES, toTexture } from "../tensor/ops/matmul_texture.ts";
 import { sum } from "../tensor/ops/reduce.ts";
 import { storageKind } from "../tensor/ops/storage.ts";
 import { noGrad } from "../tensor/tape.ts";
 import { BYTES, empty, keep, scope, shapeError, Tensor, tensor } from "../tensor/tensor.ts";
 import reciprocal from "../../wgsl/shared/reciprocal.wgsl" with { type: "text" };
 import nf4Thresholds from "../../wgsl/shared/nf4_thresholds.wgsl" with { type: "text" };
+import texel from "../../wgsl/shared/texel.wgsl" with { type: "text" };
 import source4 from "../../wgsl/quantize_4bit.wgsl" with { type: "text" };
 import textureSource from "../../wgsl/quantize_4bit_texture.wgsl" with { type: "text" };
 import textureSource8 from "../../wgsl/quantize_8bit_texture.wgsl" with { type: "text" };
@@ -21,9 +22,9 @@ import type { QuantState } from "./quant_state.ts";
 import { checkBlocksize, QuantizedTensor, sharedMap, span } from "./quantized_tensor.ts";
 
 const kernel = defineKernel("quantize_4bit", source4, nf4Thresholds, reciprocal);
-const textureKernel = defineKernel("quantize_4bit_texture", textureSource, nf4Thresholds, reciprocal);
+const textureKernel = defineKernel("quantize_4bit_texture", textureSource, nf4Thresholds, reciprocal, texel);
 const kernel8 = defineKernel("quantize_8bit", source8, reciprocal);
-const textureKernel8 = defineKernel("quantize_8bit_texture", textureSource8, reciprocal);
+const textureKernel8 = defineKernel("quantize_8bit_texture", textureSource8, reciprocal, texel);
 
 /** Most groups of eight numbers that a lane of the kernel by texture keeps between its two looks at a block. */
 const MOST_HELD = 8;
@@ -192,9 +193,7 @@ function launchQuantizeScales(absmax: Tensor, codes: Tensor, scales: Tensor): vo
     gpu().kernels.launch(kernel8, { ...launch, bind: { ...bind, ...more } });
     return;
   }
-  const through = [absmax, tree].map((t) => toTexture(t.range, "rgba32float")) as [GpuTexture, GpuTexture];
-  gpu().kernels.launch(textureKernel8, { ...launch, bind: { ...bind, x: through[0], tree: through[1] } });
-  for (const texture of through) gpu().pool.release(texture);
+  launchThroughTextures(textureKernel8, { x: absmax.range, tree: tree.range }, { ...launch, bind });
 }
 
 /**

@@ -5,12 +5,13 @@
  */
 import { type BufferRange, defineKernel, gpu, type GpuTexture } from "../gpu/mod.ts";
 import downSource from "../../wgsl/low_rank_down.wgsl" with { type: "text" };
-import { toTexture, vectorLanes } from "../tensor/ops/matmul_texture.ts";
+import texel from "../../wgsl/shared/texel.wgsl" with { type: "text" };
+import { vectorLanes } from "../tensor/ops/matmul_texture.ts";
 import { empty, type Tensor } from "../tensor/tensor.ts";
-import { decodedScales, groupRows, launchRows, orderedTextures } from "./gemv_texture.ts";
+import { decodedScales, groupRows, launchRows, orderedTextures, throughTexture } from "./gemv_texture.ts";
 import { type QuantizedTensor, span } from "./quantized_tensor.ts";
 
-const down = defineKernel("low_rank_down", downSource);
+const down = defineKernel("low_rank_down", downSource, texel);
 
 /** Rows of A that a workgroup takes. */
 const DOWN_ROWS = 4;
@@ -174,7 +175,5 @@ function joined(parts: readonly (BufferRange | number)[]): Tensor {
 
 /** {@link joined} numbers in a texture. */
 function stacked(parts: readonly (BufferRange | number)[]): GpuTexture {
-  const all = joined(parts), texture = toTexture(all.range, "rgba32float");
-  all.dispose();
-  return texture;
+  return throughTexture(joined(parts));
 }

@@ -111,6 +111,14 @@ function checkHeads(op: string, { heads, kvHeads, headDim, window }: AttentionHe
   if (window !== undefined && !(window >= 1)) throw shapeError(op, `window ${window} is less than 1`);
 }
 
+/** What the kernels are told of the heads. */
+export function headParams({ heads, kvHeads, headDim, window, scale }: AttentionHeads) {
+  return {
+    ...{ heads, kv_heads: kvHeads, window: Math.min(window ?? EVERYTHING, EVERYTHING) },
+    scale: scale ?? headDim ** -0.5,
+  };
+}
+
 interface Problem extends AttentionHeads {
   batch: number;
   /** Query rows of one batch element. */
@@ -127,7 +135,7 @@ const KV: readonly string[] = ["k", "v", "dk", "dv"];
 
 /** Launches one entry, over as many batch elements at a time as the widest operand's binding holds. */
 function launch(entry: string, problem: Problem, operands: Partial<Record<Operand, Tensor>>): void {
-  const { batch, time, keys, heads, kvHeads, headDim, window } = problem;
+  const { batch, time, keys, heads, kvHeads, headDim } = problem;
   const rowElements = (name: string) =>
     name === "segments" ? 1 : name === "stats" ? 2 * heads : (KV.includes(name) ? kvHeads : heads) * headDim;
   const rows = (name: string) => name === "segments" || KV.includes(name) ? keys : time;
@@ -159,13 +167,11 @@ function launch(entry: string, problem: Problem, operands: Partial<Record<Operan
       base[name] = cut.base;
     }
     const params = {
-      ...{ batch: to - from, time, keys, start: problem.start, heads, kv_heads: kvHeads },
-      window: Math.min(window ?? EVERYTHING, EVERYTHING),
+      ...{ batch: to - from, time, keys, start: problem.start, ...headParams(problem) },
       q_base: (base.q ?? base.dy)! / 4,
       kv_base: (base.k ?? 0) / 4,
       row_base: base.stats! / 2,
       seg_base: problem.segmented ? base.segments ?? 0 : 0,
-      scale: problem.scale ?? headDim ** -0.5,
     };
     const consts = { HEAD_DIM: headDim, SEGMENTED: problem.segmented };
     if (texture) {
@@ -264,7 +270,7 @@ export interface AttentionDecodeOptions extends AttentionHeads {
  * @throws NibbleError `tensor/shape` when the cache is too short; `tensor/binding` when it exceeds one binding
  */
 export function attentionDecode(options: AttentionDecodeOptions): Tensor {
-  const { q, kCache, vCache, start, heads, kvHeads, headDim, window } = options;
+  const { q, kCache, vCache, start, heads, kvHeads, headDim } = options;
   checkHeads("attentionDecode", options);
   const rows = q.size / (heads * headDim);
   const capacity = kCache.size / (kvHeads * headDim);
@@ -301,10 +307,7 @@ export function attentionDecode(options: AttentionDecodeOptions): Tensor {
       remedy: "Lower max_new_tokens.",
     });
   }
-  const params = {
-    ...{ start, heads, kv_heads: kvHeads, window: Math.min(window ?? EVERYTHING, EVERYTHING) },
-    scale: options.scale ?? headDim ** -0.5,
-  };
+  const params = { start, ...headParams(options) };
   const groups = [heads, rows] as const, used = 4 * (start + rows) * kvHeads * headDim;
   const cache = { k: { ...kCache.range, bytes: used }, v: { ...vCache.range, bytes: used } };
   if (decodeTexture(headDim, params, { q: q.range, ...cache, o: o.range }, groups)) return o;

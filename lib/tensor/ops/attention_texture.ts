@@ -2,22 +2,16 @@
  * Attention on llvmpipe, whose storage buffers are read lane by lane: queries, keys and values go through textures.
  * @module
  */
-import {
-  type BufferRange,
-  defineKernel,
-  gpu,
-  type GpuTexture,
-  type Kernel,
-  type LaunchOptions,
-} from "../../gpu/mod.ts";
+import { type BufferRange, defineKernel, gpu, type Kernel, type LaunchOptions } from "../../gpu/mod.ts";
 import source from "../../../wgsl/attention_texture.wgsl" with { type: "text" };
+import texel from "../../../wgsl/shared/texel.wgsl" with { type: "text" };
 import paramsSource from "../../../wgsl/shared/attention_params.wgsl" with { type: "text" };
 import decodeSource from "../../../wgsl/attention_decode_texture.wgsl" with { type: "text" };
-import { TEXTURE_BYTES, toTexture, vectorLanes } from "./matmul_texture.ts";
+import { launchThroughTextures, TEXTURE_BYTES, vectorLanes } from "./matmul_texture.ts";
 
-const kernel = defineKernel("attention_texture", source, paramsSource);
+const kernel = defineKernel("attention_texture", source, paramsSource, texel);
 /** A few query rows over a cache, all through textures. */
-export const decodeKernel = defineKernel("attention_decode_texture", decodeSource);
+export const decodeKernel = defineKernel("attention_decode_texture", decodeSource, texel);
 
 /** What goes through textures. */
 const OPERANDS = ["q", "k", "v", "dy"];
@@ -69,17 +63,12 @@ export function attentionTexture(entry: string, headDim: number, widest: number)
 
 /** Launches a kernel whose operands are copied into textures. */
 function launch(of: Kernel, ranges: Record<string, BufferRange>, options: Omit<LaunchOptions, "bind">): void {
-  const { kernels, pool } = gpu();
-  const textures: Record<string, GpuTexture> = {};
-  for (const name of OPERANDS) {
-    if (ranges[name]) textures[name] = toTexture(ranges[name], "rgba32float");
-  }
-  kernels.launch(of, { ...options, bind: { ...ranges, ...textures } });
-  for (const texture of Object.values(textures)) pool.release(texture);
+  const read = Object.fromEntries(Object.entries(ranges).filter(([name]) => OPERANDS.includes(name)));
+  launchThroughTextures(of, read, { ...options, bind: ranges });
 }
 
-/** Largest head for which a lane keeps a query and its sum in registers. */
-const MAX_DECODE_HEAD = 128;
+/** Largest head for which a lane of {@link decodeKernel} keeps a query and its sum in registers. */
+export const MAX_DECODE_HEAD = 128;
 
 /** Launches `attention_decode.wgsl` through textures; false where it must go through buffers. */
 export function decodeTexture(

@@ -5,13 +5,14 @@
 import { adapterKind, defineKernel, gpu, type GpuTexture } from "../../gpu/mod.ts";
 import source from "../../../wgsl/gemv.wgsl" with { type: "text" };
 import textureSource from "../../../wgsl/gemv_texture.wgsl" with { type: "text" };
+import texel from "../../../wgsl/shared/texel.wgsl" with { type: "text" };
 import { grid1d } from "../grid.ts";
 import type { Piece } from "./matmul_kernel.ts";
 import { heldTexture, vectorLanes } from "./matmul_texture.ts";
 import type { StorageKind } from "./storage.ts";
 
 const kernel = defineKernel("gemv", source);
-const textureKernel = defineKernel("gemv_texture", textureSource);
+const textureKernel = defineKernel("gemv_texture", textureSource, texel);
 
 /** Most rows of x for these kernels. */
 export const GEMV_ROWS = 4;

@@ -15,15 +15,16 @@ import {
 } from "../../gpu/mod.ts";
 import source from "../../../wgsl/matmul_texture.wgsl" with { type: "text" };
 import pcg from "../../../wgsl/shared/pcg.wgsl" with { type: "text" };
+import texel from "../../../wgsl/shared/texel.wgsl" with { type: "text" };
 import { dropoutParams } from "./dropout.ts";
 import type { Piece } from "./matmul_kernel.ts";
 
-const kernel = defineKernel("matmul_texture", source, pcg);
+const kernel = defineKernel("matmul_texture", source, pcg, texel);
 
 /** Largest part of an operand that goes through a texture at a time. */
 export const TEXTURE_BYTES = 16 * 2 ** 20;
 
-/** Texels of one texture row; the kernel's `texel` knows it too. */
+/** Texels of one texture row; `wgsl/shared/texel.wgsl` knows it too. */
 const WIDTH = 2048;
 
 /** Formats of f32, f16 and bf16 (decoded by the kernel), four elements a texel. */
@@ -249,8 +250,20 @@ export function launchOnTextures(
   const ranges = Object.entries(read).map(([name, { range }]) => [name, range] as const);
   const most = Math.max(...ranges.map(([, { bytes }]) => bytes!));
   if (vectorLanes(gpu()) === 0 || most < WORTH_BYTES || most > TEXTURE_BYTES) return false;
-  const textures = ranges.map(([name, range]) => [name, toTexture(range, "rgba32float")] as const);
-  gpu().kernels.launch(of, { ...options, bind: { ...options.bind, ...Object.fromEntries(textures) } });
-  for (const [, texture] of textures) gpu().pool.release(texture);
+  launchThroughTextures(of, Object.fromEntries(ranges), options);
   return true;
+}
+
+/** Launches a kernel that reads `read` through textures of four f32 a texel, over `options.bind`. */
+export function launchThroughTextures(
+  of: Kernel,
+  read: Record<string, Piece["x"]>,
+  options: LaunchOptions,
+): void {
+  const { kernels, pool } = gpu();
+  const textures = Object.entries(read).map(([name, range]) =>
+    [name, toTexture(range, "rgba32float")] as const
+  );
+  kernels.launch(of, { ...options, bind: { ...options.bind, ...Object.fromEntries(textures) } });
+  for (const [, texture] of textures) pool.release(texture);
 }

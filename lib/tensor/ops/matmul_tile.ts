@@ -91,8 +91,7 @@ export function tileFits(
 
 /** Launches a product that {@link tileFits}. */
 export function launchTile(piece: Piece, kernel: TileKernel): void {
-  const { layout, M, N, K, ldx, ldw, ldy, x0, y0, alpha, accumulate, wKind, x, w, y } = piece;
-  const { low } = piece;
+  const { layout, M, N, K, ldx, ldw, ldy, x0, y0, alpha, accumulate, wKind, x, w, y, low } = piece;
   const { kernel: kind, f16, ...consts } = shapeOf(kernel);
   const along = { X_ALONG_K: layout !== "tn", W_ALONG_K: layout === "nt" };
   const [rows, columns] = [consts.RM * consts.SY, consts.RN * consts.SX];

@@ -4,6 +4,7 @@
  */
 import { defineKernel, gpu } from "../../gpu/mod.ts";
 import textureSource from "../../../wgsl/rms_norm_texture.wgsl" with { type: "text" };
+import texel from "../../../wgsl/shared/texel.wgsl" with { type: "text" };
 import source from "../../../wgsl/rms_norm.wgsl" with { type: "text" };
 import { grid1d, rowLanes } from "../grid.ts";
 import { record } from "../tape.ts";
@@ -12,7 +13,7 @@ import { launchOnTextures, vectorLanes } from "./matmul_texture.ts";
 import { columnSum } from "./reduce.ts";
 
 const kernel = defineKernel("rms_norm", source);
-const textureKernel = defineKernel("rms_norm_texture", textureSource);
+const textureKernel = defineKernel("rms_norm_texture", textureSource, texel);
 
 /**
  * `y = x / sqrt(mean(x^2) + eps) * w` over the last axis (Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4).

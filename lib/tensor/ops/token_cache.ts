@@ -5,16 +5,13 @@
  */
 import { defineKernel, gpu, type GpuTexture } from "../../gpu/mod.ts";
 import source from "../../../wgsl/token_cache.wgsl" with { type: "text" };
+import texel from "../../../wgsl/shared/texel.wgsl" with { type: "text" };
 import { empty, type Tensor } from "../tensor.ts";
-import type { AttentionHeads } from "./attention.ts";
-import { decodeKernel } from "./attention_texture.ts";
+import { type AttentionHeads, headParams } from "./attention.ts";
+import { decodeKernel, MAX_DECODE_HEAD } from "./attention_texture.ts";
 import { TEXTURE_BYTES, textureFor, toTexture, vectorLanes } from "./matmul_texture.ts";
 
-const kernel = defineKernel("token_cache", source);
-
-/** Largest head for which a lane keeps a query and its sum in registers. */
-const MAX_HEAD_DIM = 128;
-const EVERYTHING = 0xffffffff;
+const kernel = defineKernel("token_cache", source, texel);
 
 /** Whether a {@link TokenCache} can be made of these, on this device; `rotary`: rotated elements of a head. */
 export function tokenCacheFits(
@@ -22,7 +19,7 @@ export function tokenCacheFits(
   positions: number,
   rotary: number,
 ): boolean {
-  return vectorLanes(gpu()) > 0 && headDim % 4 === 0 && headDim <= MAX_HEAD_DIM && rotary % 8 === 0 &&
+  return vectorLanes(gpu()) > 0 && headDim % 4 === 0 && headDim <= MAX_DECODE_HEAD && rotary % 8 === 0 &&
     4 * positions * kvHeads * headDim <= TEXTURE_BYTES;
 }
 
@@ -45,7 +42,7 @@ export class TokenCache {
    * @returns `[1, heads * headDim]`
    */
   attend(qkv: Tensor, position: number, table: Tensor | undefined, options: AttentionHeads): Tensor {
-    const { heads, kvHeads, headDim, window = EVERYTHING, scale = headDim ** -0.5 } = options;
+    const { heads, kvHeads, headDim } = options;
     const { pool, kernels } = gpu();
     const o = empty([1, heads * headDim]);
     const q = textureFor(o.size / 4, "rgba32float");
@@ -58,7 +55,7 @@ export class TokenCache {
     });
     kernels.launch(decodeKernel, {
       consts: { HEAD_DIM: headDim, LANES: vectorLanes(gpu()) },
-      params: { start: position, heads, kv_heads: kvHeads, window: Math.min(window, EVERYTHING), scale },
+      params: { start: position, ...headParams(options) },
       bind: { ...textures, o: o.range },
       groups: [heads],
     });
