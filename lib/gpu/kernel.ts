@@ -127,7 +127,8 @@ export function createRunner(device: GPUDevice, stream: CommandStream, debug: bo
 
   /**
    * The bytes that a launch may touch: what it asked for is checked, what is bound reaches to the buffer's end, so that
-   * one group serves every length that begins there. Parts of one buffer in one launch are bound as they are, apart.
+   * one group serves every length that begins there. Parts of one buffer of which one is written are bound as they are,
+   * apart.
    */
   function boundRange(range: BufferRange, apart: boolean, name: string, where: () => string) {
     const { buffer, offset = 0 } = range;
@@ -154,7 +155,8 @@ export function createRunner(device: GPUDevice, stream: CommandStream, debug: bo
           where: where(),
         });
       }
-      const apart = ids.indexOf(id) !== ids.lastIndexOf(id);
+      const apart = ids.indexOf(id) !== ids.lastIndexOf(id) &&
+        used.some(({ kind }, other) => ids[other] === id && kind === "read_write");
       const part = "view" in range ? undefined : boundRange(range, apart, name, where);
       key += part ? `|${id}.${part.offset}.${part.size}` : `|${id}`;
       return { index, range, part };

@@ -307,3 +307,40 @@ gpuTest("a bind group serves every length from its start, and goes with any of i
   other.dispose();
   again.dispose();
 });
+
+gpuTest(
+  "a buffer read in two places needs one group for every length, one read and written keeps its parts apart",
+  async () => {
+    const { kernels, pool } = gpu();
+    const two = (access: string) =>
+      defineKernel(
+        `two_${access}`,
+        `struct Params { n: u32 }
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, ${access}> a: array<f32>;
+@group(0) @binding(2) var<storage, ${access}> b: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@compute @workgroup_size(1) fn main() { for (var i = 0u; i < p.n; i++) { y[i] = a[i] + b[i]; } }
+`,
+      );
+    pool.trim();
+    const whole = tensor(Float32Array.from({ length: 128 }, (_, i) => i), [128, 1]), y = zeros([64]);
+    const low = whole.slice(0, 64), high = whole.slice(64, 128);
+    const made = (access: string, second: Tensor, n: number) => {
+      const before = kernels.bindGroups(), bytes = 4 * n;
+      const bind = {
+        a: { ...low.range, bytes },
+        b: { ...second.range, bytes },
+        y: y.range,
+      };
+      kernels.launch(two(access), { params: { n }, bind, groups: [1] });
+      return kernels.bindGroups() - before;
+    };
+    assert.deepEqual([3, 64, 17].map((n) => made("read", low, n)), [1, 0, 0], "the same place twice");
+    assert.equal((await y.data())[16], 32);
+    // ranges that overlap would be refused where both are written
+    assert.deepEqual([64, 64, 17].map((n) => made("read_write", high, n)), [1, 0, 1], "two halves");
+    assert.equal((await y.data())[16], 16 + 80);
+    for (const t of [low, high, whole, y]) t.dispose();
+  },
+);
