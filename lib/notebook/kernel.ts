@@ -4,6 +4,7 @@
  * @module
  */
 import { environment } from "../gpu/mod.ts";
+import { type Heard, listen, publisher } from "./iopub.ts";
 
 /** A MIME bundle: one thing in several forms, of which the notebook picks the richest that it can draw. */
 export type MimeBundle = Record<string, unknown>;
@@ -14,6 +15,7 @@ export interface Jupyter {
     bundle: MimeBundle,
     options: { raw: true; update?: boolean; display_id?: string },
   ): Promise<void>;
+  broadcast(type: string, content: object, options: { metadata: object }): void;
 }
 
 /** The kernel, or undefined under `deno run` and `deno test`, where looking at it throws. */
@@ -32,31 +34,65 @@ interface Internals {
 
 /**
  * Waits after every cell until its outputs are out. Deno 2.9's kernel says "idle" while messages still lie in its
- * queue, and what comes after that is dropped by Jupyter: up to a sixth of all results in bursts. The wait grows with
- * the number of lines that the cell printed.
+ * queue, and what comes after that is dropped by Jupyter: up to a sixth of all results in bursts.
  *
+ * @param sent resolves once all that was printed and displayed is out
  * @param internals where the kernel keeps `broadcastResult`; tests pass their own
  * @returns whether the hook is in place
  */
-export function keepOutputs(internals: Internals | undefined = internalsOf(), print = console): boolean {
+export function keepOutputs(
+  sent: () => Promise<void>,
+  internals: Internals | undefined = internalsOf(),
+): boolean {
   const original = internals?.broadcastResult;
   if (!internals || !original) return false;
-  let lines = 0;
-  for (const name of ["log", "info", "warn", "error", "debug"] as const) {
-    const say = print[name];
-    print[name] = (...args: unknown[]) => {
-      lines++;
-      say.apply(print, args);
-    };
-  }
   internals.broadcastResult = async (count, result) => {
     await original(count, result);
-    // measured: 0.2 ms a message, and a little for the socket
-    const wait = Math.min(1000, 20 + 0.4 * lines);
-    lines = 0;
-    await new Promise((done) => setTimeout(done, wait));
+    await sent();
   };
   return true;
+}
+
+/** Ears on the kernel's own socket; undefined where they cannot be had. */
+let ears: Promise<Heard | undefined> | undefined;
+/** Milliseconds of the first wait for a message to be heard and of the last: 200,000 printed lines take as long. */
+const PATIENCE = [50, 50_000] as const;
+/** Milliseconds in which about a thousand lines go out. */
+const BLIND = 200;
+
+async function findEars(): Promise<Heard | undefined> {
+  try {
+    const where = publisher();
+    return where && await listen(where);
+  } catch {
+    return undefined;
+  }
+}
+
+/**
+ * Waits until all that was printed and displayed so far is out: sends a message that no notebook shows, which follows
+ * the others through the kernel's queue, and listens for it (about 1 ms; 0.25 ms more for each line before it).
+ *
+ * @param blind milliseconds to wait where one cannot listen
+ */
+export async function sent(
+  kernel: Jupyter,
+  blind: number = BLIND,
+  listening: Promise<Heard | undefined> = ears ??= findEars(),
+): Promise<void> {
+  const heard = await listening;
+  const [first, last] = PATIENCE;
+  // Once is not enough: a subscription is taken up some time after it was sent, and nothing says when. No mark is left
+  // behind in the queue, since the next is only sent where one was not heard, and the last of them was.
+  for (let patience = first; heard && patience < last; patience *= 2) {
+    const mark = `nibble-${crypto.randomUUID()}`;
+    const passed = heard(mark, patience);
+    // busy it is anyway: no notebook shows this
+    kernel.broadcast("status", { execution_state: "busy" }, { metadata: { mark } });
+    if (await passed) return;
+  }
+  if (heard) ears = Promise.resolve(undefined); // not to be heard: the kernel gave up its side
+  await new Promise((done) => setTimeout(done, blind));
 }
 
 function internalsOf(): Internals | undefined {
@@ -89,8 +125,8 @@ export function stopSignal(): AbortSignal {
 }
 
 /**
- * Displays a bundle and waits until it is out: a message is signed and sent after `display` resolves, a big one
- * (the library of figures) for a tenth of a second, and a cell that ends before loses it.
+ * Displays a bundle and waits until it is out: the kernel signs and sends it after `display` resolves, and a cell that
+ * ends with an error before that loses it.
  */
 export async function display(
   kernel: Jupyter,
@@ -98,10 +134,10 @@ export async function display(
   options: { update?: boolean; display_id?: string } = {},
 ): Promise<void> {
   await kernel.display(bundle, { raw: true, ...options });
-  await new Promise((done) => setTimeout(done, settleTime(JSON.stringify(bundle).length)));
+  await sent(kernel, settleTime(JSON.stringify(bundle).length));
 }
 
-/** Milliseconds for a message of so many characters: 25, and 1 for every 5,000. */
+/** Milliseconds in which a message of so many characters goes out: 25, and 1 for every 5,000. */
 export function settleTime(characters: number): number {
   return 25 + Math.min(3000, characters / 5000);
 }
@@ -144,9 +180,10 @@ export function showsTimings(): boolean {
 
 /** Mends what needs it, once; importing `mod.ts` calls it. */
 export function mendKernel(): void {
-  if (mended || !jupyter()) return;
+  const kernel = jupyter();
+  if (mended || !kernel) return;
   mended = true;
-  keepOutputs();
+  keepOutputs(() => sent(kernel));
   listenForStop();
   shortenErrors();
 }

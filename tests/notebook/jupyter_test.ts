@@ -72,8 +72,12 @@ jupyterTest("a hundred cells lose no output: values, printed lines, displays", a
       says: (i: number) => [...Array.from({ length: 10 }, (_, k) => `shown ${i}.${k}`), `${i + 0.5}`],
     },
     {
-      code: (i: number) => `for (let k = 0; k < 50; k++) console.log("line ${i}." + k);`,
-      says: (i: number) => Array.from({ length: 50 }, (_, k) => `line ${i}.${k}`),
+      code: (i: number) => `for (let k = 0; k < 300; k++) console.log("line ${i}." + k);`,
+      says: (i: number) => Array.from({ length: 300 }, (_, k) => `line ${i}.${k}\n`),
+    },
+    {
+      code: (i: number) => `await show("before ${i}"); throw new Error("after ${i}");`,
+      says: (i: number) => [`before ${i}`],
     },
   ];
   const cells = Array.from({ length: 100 }, (_, i) => kinds[i % kinds.length]!);
