@@ -14,12 +14,12 @@ interface Stage {
   counts: boolean;
   /** A folder without which there is nothing to do. */
   needs?: string;
+  /** Runs beside the stages after it: it waits more than it computes. Its output comes when it has ended. */
+  beside?: true;
 }
 
 const STAGES: Stage[] = [
   { name: "check", command: [...DENO, "task", "check"], counts: false },
-  // The README's own command.
-  { name: "test", command: [...DENO, "task", "test"], counts: true, needs: "tests" },
   {
     name: "test on SwiftShader",
     // what needs no device ran above; SwiftShader is several times slower
@@ -32,7 +32,10 @@ const STAGES: Stage[] = [
     ],
     counts: true,
     needs: "tests",
+    beside: true,
   },
+  // The README's own command.
+  { name: "test", command: [...DENO, "task", "test"], counts: true, needs: "tests" },
   // Python's libraries on nibble's files
   { name: "interop", command: [...DENO, "task", "test:interop"], counts: true, needs: "tests/interop" },
   { name: "notebooks", command: [...DENO, "task", "notebooks:run"], counts: true, needs: "notebooks" },
@@ -54,26 +57,30 @@ export interface Outcome {
   ok: boolean;
 }
 
-/** Runs a stage, showing its output as it comes. */
+/** Runs a stage, showing its output as it comes, or when it has ended. */
 async function run(stage: Stage): Promise<Outcome> {
   const started = performance.now();
+  const title = `\n== ${stage.name}: ${stage.command.join(" ")}\n`;
   const [command, ...args] = stage.command;
-  const child = new Deno.Command(command!, {
-    args,
-    cwd: ROOT,
-    stdin: "null",
-    stdout: "piped",
-    stderr: "inherit",
-  }).spawn();
-  let text = "";
-  const decoder = new TextDecoder();
-  for await (const chunk of child.stdout) {
-    Deno.stdout.writeSync(chunk);
-    text += decoder.decode(chunk, { stream: true });
-  }
+  const stderr = stage.beside ? "piped" : "inherit";
+  const child = new Deno.Command(command!, { args, cwd: ROOT, stdin: "null", stdout: "piped", stderr })
+    .spawn();
+  let text = "", held = title;
+  const show = (part: string) => stage.beside ? held += part : Deno.stdout.writeSync(encode(part));
+  const follow = async (stream: ReadableStream<Uint8Array<ArrayBuffer>>, counted: boolean) => {
+    for await (const part of stream.pipeThrough(new TextDecoderStream())) {
+      show(part);
+      if (counted) text += part;
+    }
+  };
+  if (!stage.beside) show(title);
+  await Promise.all([follow(child.stdout, true), ...(stage.beside ? [follow(child.stderr, false)] : [])]);
   const { success } = await child.status;
+  if (stage.beside) console.log(held);
   return { ...count(text, success, stage.counts), seconds: (performance.now() - started) / 1000 };
 }
+
+const encode = (text: string) => new TextEncoder().encode(text);
 
 /** Adds up closing lines such as `ok | 3 passed (1 step) | 1 failed | 2 ignored (378ms)`. */
 export function count(text: string, success: boolean, counts: boolean): Omit<Outcome, "seconds"> {
@@ -98,15 +105,18 @@ function isThere(folder: string): boolean {
 
 /** Runs every stage; resolves to whether all went well. */
 async function main(): Promise<boolean> {
-  const outcomes: [string, Outcome][] = [];
+  const running: [string, Promise<Outcome>][] = [];
   for (const stage of STAGES) {
     if (stage.needs && !isThere(stage.needs)) {
       console.log(`\n== ${stage.name}: nothing in ${stage.needs}/ yet, not counted`);
       continue;
     }
-    console.log(`\n== ${stage.name}: ${stage.command.join(" ")}`);
-    outcomes.push([stage.name, await run(stage)]);
+    const outcome = run(stage);
+    running.push([stage.name, outcome]);
+    if (!stage.beside) await outcome;
   }
+  const outcomes: [string, Outcome][] = [];
+  for (const [name, outcome] of running) outcomes.push([name, await outcome]);
 
   console.log("\n== summary");
   for (const [name, o] of outcomes) {

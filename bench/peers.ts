@@ -189,7 +189,7 @@ function writeModel(config: Record<string, unknown>): string {
 async function steps(idle: number, task: StepTask, names: readonly string[], title: string): Promise<void> {
   const peers = await peersAmong(names);
   if (wanted.includes("pytorch")) task.folder = writeModel(task.config);
-  const own = nibbleStep(task, idle);
+  const own = await nibbleStep(task, idle);
   const [loss, norm] = await own.values([]) as [number, number];
   // what f32 may lose in the longest of its sums, over the vocabulary
   const bound = (task.config.vocab_size as number) * 2 ** -24;

@@ -24,7 +24,7 @@ const overrides = Deno.args.filter((arg) => !/^--(recipe|steps)=/.test(arg));
 const { settings: s } = readRecipe(path, overrides);
 await openRunDevice(s);
 const run = await prepareRun(s);
-const { model, pages, optimizer } = setUpModel(s, run.files, run.maxPositions);
+const { model, pages, optimizer } = await setUpModel(s, run.files, run.maxPositions);
 run.files.source.close();
 
 /** What the loop of a run does in a step, without log and evaluation. */

@@ -99,7 +99,7 @@ export async function loadModel(path: string, options: LoadModelOptions = {}): P
   const given = typeof quantization === "string" ? { quantType: quantization } : quantization;
   const config = given && { quantType: "nf4" as const, blocksize: 64, doubleQuant: true, ...given };
   try {
-    const model = buildModel(files.config, files.source, {
+    const model = await buildModel(files.config, files.source, {
       ...{ path: files.path, quantization: config, torch_dtype },
       ...(maxPositions ? { maxPositions } : {}),
       ...(onProgress ? { onProgress } : {}),

@@ -197,7 +197,7 @@ async function probeOf(
   const files = openModel(path);
   let model: Model | undefined;
   try {
-    model = buildModel(files.config, files.source, { torch_dtype });
+    model = await buildModel(files.config, files.source, { torch_dtype });
     return await probe(model, ids);
   } finally {
     model?.dispose();

@@ -129,13 +129,20 @@ export async function checkGradients(
 
 /** Asserts that `work` throws a NibbleError of that code whose message matches. */
 export function refused(work: () => unknown, code: string, pattern: RegExp): void {
-  assert.throws(work, (e: unknown) => {
-    assert.ok(e instanceof NibbleError, String(e));
-    assert.equal(e.code, code);
-    assert.match(e.message, pattern);
-    return true;
-  });
+  assert.throws(work, isRefusal(code, pattern));
 }
+
+/** {@link refused} for work that takes waiting. */
+export async function rejected(work: () => Promise<unknown>, code: string, pattern: RegExp): Promise<void> {
+  await assert.rejects(work, isRefusal(code, pattern));
+}
+
+const isRefusal = (code: string, pattern: RegExp) => (e: unknown) => {
+  assert.ok(e instanceof NibbleError, String(e));
+  assert.equal(e.code, code);
+  assert.match(e.message, pattern);
+  return true;
+};
 
 /** Runs `work` as if the adapter were a GPU: with the kernels and the workgroups that one takes. */
 export async function asOnGpu<T>(work: () => Promise<T>): Promise<T> {

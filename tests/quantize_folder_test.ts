@@ -11,7 +11,7 @@ import { randomSource } from "../lib/model/random_source.ts";
 import { QuantizedTensor, toQuantState } from "../lib/quant/mod.ts";
 import { quantizeFolder } from "../lib/quantize_folder.ts";
 import { scope, zeros } from "../lib/tensor/tensor.ts";
-import { gpuTest, refused } from "./gpu_helper.ts";
+import { gpuTest, rejected } from "./gpu_helper.ts";
 import { tinyConfig, warmDevice } from "./model/tiny.ts";
 
 await warmDevice();
@@ -32,7 +32,7 @@ async function logits(model: Model): Promise<Float32Array> {
 /** A tiny base on disk, gone at the end of the block. */
 async function baseFolder(raw = tinyConfig({ initializer_range: 0.2 })) {
   const path = Deno.makeTempDirSync();
-  const model = buildModel(raw, randomSource(readConfig(raw, path), 3));
+  const model = await buildModel(raw, randomSource(readConfig(raw, path), 3));
   await writeModel(model, undefined, join(path, "base"), { dtype: "F32" });
   model.dispose();
   return {
@@ -128,16 +128,16 @@ gpuTest(
     using at = await baseFolder();
     await quantizeFolder({ model: at.base, output: at.out });
     const files = openModel(at.out);
-    const bytes = (rehearsal: boolean) => {
+    const bytes = async (rehearsal: boolean) => {
       const before = gpu().pool.report().liveBytes;
-      const model = buildModel(files.config, files.source, { rehearsal });
+      const model = await buildModel(files.config, files.source, { rehearsal });
       const taken = gpu().pool.report().liveBytes - before;
       model.dispose();
       return taken;
     };
-    assert.equal(bytes(true), bytes(false));
+    assert.equal(await bytes(true), await bytes(false));
     using pretend = zeros([1]);
-    refused(
+    await rejected(
       () =>
         buildModel(files.config, files.source, {
           allocate: (name) => /q_proj/.test(name) ? pretend : undefined,
@@ -179,7 +179,7 @@ gpuTest(
         [{ quant_method: "bitsandbytes", load_in_4bit: true }, /No weight has a quant_state/],
       ] as const
     ) {
-      refused(
+      await rejected(
         () => buildModel({ ...config, quantization_config }, files.source),
         "model/unsupported",
         pattern,
@@ -199,7 +199,7 @@ gpuTest(
       },
     };
     const before = gpu().pool.report().liveBytes;
-    refused(
+    await rejected(
       () => buildModel(stored.config, source),
       "model/nan",
       /layers\.1\.mlp\.up_proj\.weight' has a scale/,

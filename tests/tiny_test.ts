@@ -30,7 +30,7 @@ gpuTest("the embedded base knows Shakespeare's words, in f32 and nearly so in NF
   const batches = evalBatches(side, s);
   const losses: number[] = [];
   for (const quantization of [undefined, { quantType: "nf4", blocksize: 64, doubleQuant: true } as const]) {
-    const model = buildModel(files.config, files.source, { quantization });
+    const model = await buildModel(files.config, files.source, { quantization });
     const parameters = model.summary.parameters;
     assert.ok(parameters >= 1e6 && parameters <= 3e6, `${parameters} parameters`);
     losses.push((await evaluate(sft, model, batches)).eval_loss);

@@ -62,10 +62,10 @@ export async function nibbleProduct4(
   };
 }
 
-export function nibbleStep(task: StepTask, idle: number): Work {
+export async function nibbleStep(task: StepTask, idle: number): Promise<Work> {
   const { config, batch, time } = task;
   const quantization = { quantType: "nf4", blocksize: 64, doubleQuant: true } as const;
-  const model = buildModel(config, weightsOf(config), {
+  const model = await buildModel(config, weightsOf(config), {
     ...task.quantized && { quantization },
     maxPositions: time,
   });

@@ -72,7 +72,7 @@ function pairsOf({ ids, labels, segments, batch, time }: PairBatch) {
 if (dump) {
   await openRunDevice(settings);
   const run = await prepareRun(settings);
-  const { pages } = setUpModel(settings, run.files, run.maxPositions);
+  const { pages } = await setUpModel(settings, run.files, run.maxPositions);
   const initial: Record<string, unknown> = {};
   for (const [key, t] of pages.tensors) initial[key] = { shape: t.shape, values: [...await t.data()] };
   const steps = Array.from({ length: settings.max_steps }, (_, step) => run.order.window(step)).flat();

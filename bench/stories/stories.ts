@@ -72,7 +72,7 @@ for (const [name, texts] of Object.entries(TEXTS)) {
   if (dump) {
     await openRunDevice(settings);
     const run = await prepareRun(settings);
-    const setUp = setUpModel(settings, run.files, run.maxPositions);
+    const setUp = await setUpModel(settings, run.files, run.maxPositions);
     const initial: Record<string, { shape: readonly number[]; values: number[] }> = {};
     for (const [key, t] of setUp.pages.tensors) {
       initial[key] = { shape: t.shape, values: [...await t.data()] as number[] };

@@ -37,7 +37,7 @@ export function quantizedSource(source: TensorSource): TensorSource {
     tensors,
     readBytes: (name, start, end) => source.readBytes(name, start, end),
     readPlain: (name, into, start) =>
-      !tensors.get(name)?.quantized && (source.readPlain?.(name, into, start) ?? false),
+      tensors.get(name)?.quantized ? undefined : source.readPlain?.(name, into, start),
     readQuantState: (name) => readQuantState(source, name),
     close: () => source.close(),
     readF32(name, start = 0, end) {

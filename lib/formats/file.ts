@@ -15,6 +15,8 @@ export interface RandomAccessFile {
   readonly size: number;
   /** Fill `into` from `offset`; a file that ends earlier is an error that says so. */
   readInto(into: Uint8Array, offset: number): void;
+  /** The same while the thread goes on, which may read otherwise meanwhile; one at a time. */
+  fill(into: Uint8Array, offset: number): Promise<void>;
   close(): void;
 }
 
@@ -48,27 +50,39 @@ export function openFile(path: string): RandomAccessFile {
     throw e;
   }
   let open = true;
+  let second: Deno.FsFile | undefined; // a file has one position, which reading moves
+  const truncated = (end: number, needed: number) =>
+    new NibbleError(
+      "formats/truncated",
+      `${path} ends at byte ${end}, but bytes up to ${needed} are needed`,
+      {
+        where: path,
+        remedy: "The file is cut short: download or copy it again.",
+      },
+    );
   return {
     path,
     size,
     readInto(into, offset) {
       file.seekSync(offset, Deno.SeekMode.Start);
-      let got = 0;
-      while (got < into.length) {
-        const n = file.readSync(got === 0 ? into : into.subarray(got));
-        if (n === null) {
-          throw new NibbleError(
-            "formats/truncated",
-            `${path} ends at byte ${offset + got}, but bytes up to ${offset + into.length} are needed`,
-            { where: path, remedy: "The file is cut short: download or copy it again." },
-          );
-        }
+      for (let got = 0; got < into.length;) {
+        const n = file.readSync(into.subarray(got));
+        if (n === null) throw truncated(offset + got, offset + into.length);
+        got += n;
+      }
+    },
+    async fill(into, offset) {
+      second ??= Deno.openSync(path, { read: true });
+      second.seekSync(offset, Deno.SeekMode.Start);
+      for (let got = 0; got < into.length;) {
+        const n = await second.read(into.subarray(got));
+        if (n === null) throw truncated(offset + got, offset + into.length);
         got += n;
       }
     },
     close() {
       // Twice is harmless: a model and its owner may both let go.
-      if (open) file.close();
+      if (open) [file, second].forEach((f) => f?.close());
       open = false;
     },
   };

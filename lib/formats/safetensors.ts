@@ -163,10 +163,9 @@ function makeSource(
     },
     readPlain(name, into, start) {
       const { info, file } = find(name);
-      if (!isPlain(info.dtype)) return false;
+      if (!isPlain(info.dtype)) return undefined;
       checkRange(path, name, start, start + into.length, info.bytes);
-      if (into.length > 0) file.readInto(into, info.offset + start);
-      return true;
+      return into.length > 0 ? file.fill(into, info.offset + start) : Promise.resolve();
     },
     close() {
       for (const f of files) f.close();

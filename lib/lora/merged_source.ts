@@ -127,7 +127,7 @@ function mergedSource(
     tensors: new Map([...base.tensors].map(([name, { quantized: _, ...info }]) => [name, info])),
     readBytes: (name, start, end) => base.readBytes(name, start, end), // the base's: what fingerprints are made of
     readPlain: (name, into, start) =>
-      !replaced.has(name) && !changes.has(name) && (base.readPlain?.(name, into, start) ?? false),
+      replaced.has(name) || changes.has(name) ? undefined : base.readPlain?.(name, into, start),
     close: () => base.close(),
     readF32(name, start = 0, end) {
       const whole = replaced.get(name);

@@ -5,23 +5,17 @@
 import { NibbleError } from "../errors.ts";
 import type { TensorSource } from "../formats/mod.ts";
 import { gpu, mib } from "../gpu/mod.ts";
-import {
-  createQuantized,
-  finishQuantized,
-  fromQuantState,
-  type QuantizedTensor,
-  quantizeRows,
-  type QuantType,
-} from "../quant/mod.ts";
-import { empty, keep, scope, type Tensor, tensor } from "../tensor/tensor.ts";
+import type { QuantType } from "../quant/mod.ts";
+import type { Tensor } from "../tensor/tensor.ts";
 import { blockOf, normOf } from "./block.ts";
-import { chunks, inF32, type Reading, reusable, written } from "./chunks.ts";
-import { type ModelConfig, readConfig } from "./config.ts";
+import { checkQuantized, checkTensors } from "./check_tensors.ts";
+import { readConfig } from "./config.ts";
 import type { LinearLayer } from "./linear.ts";
 import type { LoadSummary, Model } from "./model.ts";
-import { blockLinears, modelSource, parameterShapes, type ParameterSpec } from "./parameters.ts";
+import { modelSource, parameterShapes, type ParameterSpec } from "./parameters.ts";
 import { positionLimit, ropeTables } from "./rope_tables.ts";
-import { encodeAs, frozenType, type TorchDtype } from "./storage.ts";
+import type { TorchDtype } from "./storage.ts";
+import { openWeights } from "./weights.ts";
 
 /** How the base's linear layers are quantized; names as in bitsandbytes. */
 export interface QuantizationConfig {
@@ -50,20 +44,22 @@ export interface BuildOptions {
   /** Allocate and launch as loading would, without reading any weight: for planning. */
   rehearsal?: boolean;
   onProgress?: (done: number, total: number) => void;
+  /** Ends the loading, with `model/stopped`. */
+  signal?: AbortSignal | undefined;
 }
 
 /**
  * Puts a model on the device from named tensors. Each tensor is read in chunks of 4 MiB, checked for NaN, and
- * quantized or written at once, so host memory does not grow with the model.
+ * quantized or written at once, so host memory does not grow with the model; the next chunk is read meanwhile.
  *
  * @throws NibbleError `model/missing-tensor`, `model/shape`, `model/nan`, each naming the tensor; `model/unsupported`
- *   for a checkpoint that something else than bitsandbytes' 4 bits has quantized
+ *   for a checkpoint that something else than bitsandbytes' 4 bits has quantized; `model/stopped`
  */
-export function buildModel(
+export async function buildModel(
   raw: Record<string, unknown>,
   files: TensorSource,
   options: BuildOptions = {},
-): Model {
+): Promise<Model> {
   const started = performance.now();
   const config = readConfig(raw, files.path);
   const shapes = parameterShapes(config);
@@ -85,65 +81,56 @@ export function buildModel(
     bytes: 0,
     seconds: 0,
   };
-  const reading: Reading = {
-    source,
-    rehearsal: options.rehearsal ?? false,
-    ...{ chunk: reusable(), decoded: reusable(), inFlight: 0 },
-    advance: (n) => options.onProgress?.(done += n, total),
+  const inFour = ({ name, quantizable }: ParameterSpec): boolean => {
+    if (!quantizable) return false;
+    if (stored) return source.tensors.get(name)!.quantized !== undefined;
+    const module = moduleOf(name), { quantization } = options;
+    return !!quantization && !quantization.skipModules?.some((s) => module === s || module.endsWith(`.${s}`));
   };
+  const read = shapes.filter((spec) => !(stored && inFour(spec)));
+  const weights = openWeights(source, read, options, (n) => options.onProgress?.(done += n, total));
   const dispose = () => {
     for (const t of dense.values()) t.dispose();
     for (const l of linears.values()) l.weight.dispose();
   };
-  const loadOne = ({ name, shape, linear, quantizable, transposed }: ParameterSpec) => {
-    const module = name.replace(/\.weight$/, "");
-    const skipped = options.quantization?.skipModules?.some((s) => module === s || module.endsWith(`.${s}`));
-    const inFour = stored
-      ? source.tensors.get(name)!.quantized !== undefined
-      : options.quantization !== undefined && !skipped;
-    if (quantizable && inFour) {
-      const weight = stored
-        ? loadStored(name, source, options)
-        : loadQuantized(name, shape as [number, number], reading, options.quantization!);
-      if (stored) {
-        reading.advance(count(shape));
-        written(reading, weight.bytes);
-      }
-      linears.set(module, {
-        module,
-        shape: shape as [number, number],
-        weight,
-        transposed,
-        adapter: undefined,
-      });
+  const addLinear = ({ name, shape, transposed }: ParameterSpec, weight: LinearLayer["weight"]) => {
+    const module = moduleOf(name);
+    linears.set(module, { module, shape: shape as [number, number], weight, transposed, adapter: undefined });
+  };
+  const loadOne = async (spec: ParameterSpec) => {
+    if (inFour(spec)) {
+      const weight = stored ? weights.stored(spec) : await weights.quantized(spec, options.quantization!);
+      addLinear(spec, weight);
       summary.quantizedLayers++;
-      summary.quantizedParameters += count(shape);
+      summary.quantizedParameters += count(spec.shape);
       summary.quantizedBytes += weight.bytes;
       summary.bytes += weight.bytes;
     } else {
-      const t = loadDense(name, shape, reading, options);
+      const t = await weights.dense(spec);
       summary.bytes += t.bytes;
-      if (linear) {
+      if (spec.linear) {
         summary.denseLayers++;
-        linears.set(module, {
-          module,
-          shape: shape as [number, number],
-          weight: t,
-          transposed,
-          adapter: undefined,
-        });
+        addLinear(spec, t);
       } else {
-        dense.set(name, t);
+        dense.set(spec.name, t);
       }
     }
     // what is written is held on the host until it is submitted
     if (!options.rehearsal) gpu().stream.flush();
   };
   try {
-    shapes.forEach(loadOne);
+    for (const spec of shapes) {
+      if (options.signal?.aborted) {
+        throw new NibbleError("model/stopped", "Stopped while the model was loaded");
+      }
+      await loadOne(spec);
+    }
+    if (options.quantization && !stored) await weights.checkQuantized();
   } catch (error) {
     dispose(); // a half-loaded model gives its buffers back
     throw error;
+  } finally {
+    await weights.close();
   }
   if (options.quantization && !stored && summary.quantizedLayers === 0) {
     dispose();
@@ -183,132 +170,10 @@ export function buildModel(
   };
 }
 
-/**
- * Whether the checkpoint is in bitsandbytes' 4 bits.
- *
- * @throws NibbleError `model/unsupported` for another kind of quantization, whose numbers would be read as weights
- */
-function checkQuantized(raw: Record<string, unknown>, source: TensorSource): boolean {
-  const stored = [...source.tensors.values()].some((t) => t.quantized);
-  const given = raw["quantization_config"] as Record<string, unknown> | null | undefined;
-  if (!given || stored) return stored;
-  const { quant_method: method = "bitsandbytes", load_in_8bit: eight } = given;
-  const what = method === "bitsandbytes" ? `bitsandbytes' ${eight ? 8 : 4} bits` : `'${method}'`;
-  throw new NibbleError("model/unsupported", `config.json says that the weights are quantized by ${what}`, {
-    where: `${source.path}, quantization_config`,
-    remedy: method === "bitsandbytes" && !eight
-      ? "No weight has a quant_state: if the weights are whole, remove quantization_config."
-      : "Use the checkpoint in 16 bits; nibble reads bitsandbytes' 4 bits of the quantized kinds.",
-  });
-}
-
-/** Every tensor present with the shape that the config implies, before anything is loaded. */
-function checkTensors(
-  config: ModelConfig,
-  source: TensorSource,
-  shapes: readonly { name: string; shape: number[] }[],
-): void {
-  for (const { name, shape } of shapes) {
-    const info = source.tensors.get(name);
-    if (!info) {
-      throw new NibbleError("model/missing-tensor", `The tensor '${name}' is missing`, {
-        where: source.path,
-        remedy: name === "lm_head.weight"
-          ? "The config says tie_word_embeddings: false; set it to true if the model ties them."
-          : `Check that the files are complete: ${config.num_hidden_layers} layers are expected.`,
-      });
-    }
-    if (`${info.shape}` !== `${shape}`) {
-      const { names } = config.family;
-      const vocabulary = name === `${names.embed}.weight` && info.shape[1] === shape[1];
-      const heads = [...names.qkv, names.o].some((module) => name.includes(`.${module}.`));
-      throw new NibbleError("model/shape", `'${name}' is [${info.shape}], the config implies [${shape}]`, {
-        where: source.path,
-        remedy: vocabulary
-          ? `vocab_size in config.json is ${shape[0]}, the embedding has ${
-            info.shape[0]
-          } rows; they must agree.`
-          : heads
-          ? `In config.json head_dim is ${config.head_dim}, with ${config.num_attention_heads} heads of queries and ` +
-            `${config.num_key_value_heads} of keys and values: one of them is another in the weights.`
-          : `config.json and the weights do not belong together (linear layers of a block: ${
-            blockLinears(config).map((l) => l.module).join(", ")
-          }).`,
-      });
-    }
-  }
-}
+const moduleOf = (parameter: string) => parameter.replace(/\.weight$/, "");
 
 function count(shape: readonly number[]): number {
   return shape.reduce((a, b) => a * b, 1);
-}
-
-function loadDense(name: string, shape: readonly number[], reading: Reading, options: BuildOptions): Tensor {
-  const { source, rehearsal } = reading;
-  const dtype = frozenType(shape, source.tensors.get(name)!.dtype, options.torch_dtype);
-  const t = options.allocate?.(name, shape) ?? keep(empty(shape, dtype, "base"));
-  t.name = name;
-  try {
-    for (const chunk of chunks(name, shape, reading)) {
-      if (rehearsal) continue;
-      const values = chunk.dtype === t.dtype
-        ? chunk.values
-        : encodeAs(t.dtype, inF32(chunk, reading), name, source.path);
-      t.write(values, chunk.row * t.columns);
-    }
-  } catch (error) {
-    t.dispose();
-    throw error;
-  }
-  return t;
-}
-
-function loadQuantized(
-  name: string,
-  shape: [number, number],
-  reading: Reading,
-  config: QuantizationConfig,
-): QuantizedTensor {
-  const q = createQuantized(shape, config);
-  try {
-    for (const { row, rows, dtype, values } of chunks(name, shape, reading)) {
-      scope(() => quantizeRows(q, row, tensor(values, [rows, shape[1]], dtype, "scratch")));
-    }
-    finishQuantized(q);
-  } catch (error) {
-    q.dispose();
-    throw error;
-  }
-  return q;
-}
-
-/** A weight that is in 4 bits already: its codes go to the device as they are. */
-function loadStored(
-  name: string,
-  source: TensorSource,
-  { allocate, rehearsal }: BuildOptions,
-): QuantizedTensor {
-  const { shape, quantType, blocksize, nested } = source.tensors.get(name)!.quantized!;
-  if (allocate?.(name, shape)) {
-    throw new NibbleError("model/frozen", `'${name}' is stored in 4 bits, which cannot be trained`, {
-      where: source.path,
-      remedy: "Set use_peft: true (QLoRA), or train the checkpoint in 16 bits.",
-    });
-  }
-  if (rehearsal) {
-    const q = createQuantized(shape, { quantType, blocksize, doubleQuant: nested !== undefined, name });
-    finishQuantized(q);
-    return q;
-  }
-  const state = source.readQuantState!(name);
-  const scales = state.nested ? [state.nested.offset, ...state.nested.absmax] : state.absmax;
-  if (!scales.every(Number.isFinite)) {
-    throw new NibbleError("model/nan", `'${name}' has a scale that is not a number`, {
-      where: source.path,
-      remedy: "The file is damaged or was saved from a diverged run; fetch it again.",
-    });
-  }
-  return fromQuantState(state, name);
 }
 
 /** The report that follows loading: what was quantized and what it costs. */

@@ -196,7 +196,7 @@ export function modelSource(source: TensorSource, specs: readonly ParameterSpec[
     readBytes: (name, start, end) => source.readBytes(places.get(name)!.stored, start, end),
     readPlain(name, into, start) {
       const { stored, spec } = places.get(name)!;
-      return !turns(spec, source.tensors.get(stored)!) && (source.readPlain?.(stored, into, start) ?? false);
+      return turns(spec, source.tensors.get(stored)!) ? undefined : source.readPlain?.(stored, into, start);
     },
     ...(source.readQuantState
       ? { readQuantState: (name: string) => source.readQuantState!(places.get(name)!.stored) }

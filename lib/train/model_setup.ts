@@ -198,12 +198,12 @@ function numbers(key: string, map: Record<string, unknown> | null): Record<strin
 }
 
 /** Loads the base and makes the run's parameters trainable. */
-export function setUpModel(
+export async function setUpModel(
   s: TrainSettings,
   files: ModelFiles,
   maxPositions: number,
   extra: Extra = {},
-): TrainableModel {
+): Promise<TrainableModel> {
   if (s.load_in_4bit && !s.use_peft) {
     throw new NibbleError(
       "train/frozen",
@@ -217,8 +217,8 @@ export function setUpModel(
   const note = <T extends { dispose(): void }>(thing: T): T => (made.push(thing), thing);
   try {
     const { model, adapter, pages } = s.use_peft
-      ? withAdapter(s, files, maxPositions, extra, note)
-      : allTrainable(files, maxPositions, extra, note);
+      ? await withAdapter(s, files, maxPositions, extra, note)
+      : await allTrainable(files, maxPositions, extra, note);
     if (pages.tensors.size === 0) {
       throw new NibbleError("train/nothing-trains", "No parameter would be trained");
     }
@@ -239,7 +239,7 @@ export function setUpModel(
   }
 }
 
-type Extra = Pick<BuildOptions, "onProgress" | "rehearsal"> & {
+type Extra = Pick<BuildOptions, "onProgress" | "rehearsal" | "signal"> & {
   /** Bytes of a paged optimizer's state that stay on the device, from the plan. */
   residentBytes?: number;
 };
@@ -247,13 +247,13 @@ type Note = <T extends { dispose(): void }>(thing: T) => T;
 type Trainable = Pick<TrainableModel, "model" | "adapter" | "pages">;
 
 /** LoRA and QLoRA: the base is frozen. */
-function withAdapter(
+async function withAdapter(
   s: TrainSettings,
   files: ModelFiles,
   maxPositions: number,
   extra: Extra,
   note: Note,
-): Trainable {
+): Promise<Trainable> {
   const quantization = s.load_in_4bit
     ? {
       quantType: s.bnb_4bit_quant_type,
@@ -262,7 +262,7 @@ function withAdapter(
     }
     : undefined;
   const model = note(
-    buildModel(files.config, files.source, {
+    await buildModel(files.config, files.source, {
       ...{ path: files.path, maxPositions, ...extra, quantization },
       torch_dtype: s.torch_dtype ?? undefined,
     }),
@@ -276,7 +276,12 @@ function withAdapter(
 }
 
 /** Full fine-tuning: the model's weights are the pages. */
-function allTrainable(files: ModelFiles, maxPositions: number, extra: Extra, note: Note): Trainable {
+async function allTrainable(
+  files: ModelFiles,
+  maxPositions: number,
+  extra: Extra,
+  note: Note,
+): Promise<Trainable> {
   const shapes = parameterShapes(readConfig(files.config, files.path));
   const pages = note(createParameterPages(
     shapes.map((spec) => ({
@@ -286,9 +291,11 @@ function allTrainable(files: ModelFiles, maxPositions: number, extra: Extra, not
     })),
     "base",
   ));
-  const model = note(buildModel(files.config, files.source, {
-    ...{ path: files.path, maxPositions, ...extra },
-    allocate: (name) => pages.tensors.get(name)!,
-  }));
+  const model = note(
+    await buildModel(files.config, files.source, {
+      ...{ path: files.path, maxPositions, ...extra },
+      allocate: (name) => pages.tensors.get(name)!,
+    }),
+  );
   return { model, pages, adapter: undefined };
 }

@@ -4,29 +4,12 @@
  */
 import type { Watch } from "../model/linear.ts";
 import type { ParameterPages } from "../optim/mod.ts";
-import { markNonFinite, NAN } from "../tensor/ops/non_finite.ts";
+import { createLookout } from "../tensor/ops/non_finite.ts";
 import { noGrad } from "../tensor/tape.ts";
-import { keep, scope, type Tensor, zeros } from "../tensor/tensor.ts";
+import { scope, type Tensor } from "../tensor/tensor.ts";
 
 /** Tensors that one search looks at; a mixture of 32 blocks has some thousand. */
 const MOST = 16384;
-
-/** Looks at tensors as they are made, and says in the end which of them were not finite. */
-function createLookout() {
-  const flags = keep(zeros([MOST], "u32", "scratch"));
-  const names: string[] = [];
-  return {
-    look(name: string, t: Tensor) {
-      if (names.length < MOST) markNonFinite(t, flags, names.push(name) - 1);
-    },
-    /** In the order in which they were looked at. One readback. */
-    async found(): Promise<{ name: string; what: string }[]> {
-      const bits = await flags.data();
-      flags.dispose();
-      return names.flatMap((name, i) => bits[i] ? [{ name, what: bits[i]! & NAN ? "NaN" : "infinite" }] : []);
-    },
-  };
-}
 
 /**
  * Says where a step that was not finite went wrong: the first module of the forward pass whose output is not finite, or
@@ -39,12 +22,12 @@ export async function findNonFinite(
   passes: readonly ((watch: Watch) => Tensor)[],
   pages: ParameterPages,
 ): Promise<{ what: string; where: string }> {
-  const parameters = createLookout();
+  const parameters = createLookout(MOST);
   for (const [name, value] of pages.tensors) parameters.look(name, value);
   const broken = await parameters.found();
   const holds = broken.length > 0 ? `; parameter ${broken[0]!.name} is ${broken[0]!.what}` : "";
   for (const [micro, pass] of passes.entries()) {
-    const outputs = createLookout();
+    const outputs = createLookout(MOST);
     noGrad(() => scope(() => outputs.look("the loss", pass(outputs.look))));
     const [first] = await outputs.found();
     if (!first) continue;
@@ -55,7 +38,7 @@ export async function findNonFinite(
       where: `micro-batch ${micro + 1} of ${passes.length}${holds}`,
     };
   }
-  const gradients = createLookout();
+  const gradients = createLookout(MOST);
   for (const [name, { grad }] of pages.tensors) gradients.look(name, grad!);
   const last = (await gradients.found()).at(-1); // the backward pass comes to the last module first
   return last

@@ -76,7 +76,7 @@ async function rehearseRun(
   let hostBytes = 0;
   const rehearsal = await rehearse(gpu(), Infinity, async () => {
     const extra = { rehearsal: true, residentBytes };
-    const run = setUpModel(s, inputs.files as ModelFiles, inputs.maxPositions, extra);
+    const run = await setUpModel(s, inputs.files as ModelFiles, inputs.maxPositions, extra);
     hostBytes = run.optimizer.hostBytes;
     if (needsReference(objective) && inputs.scored) {
       noGrad(() => scope(() => void objective.score(run.model, inputs.scored!)));

@@ -10,6 +10,8 @@ export interface Progress {
   /** Optimizer steps done, and of how many. */
   step: number;
   maxSteps: number;
+  /** What is going on, where that is no optimizer step: its share done is shown then. */
+  what?: string;
   /** Mean training loss since the last line, nats a token. */
   loss?: number;
   /** Learning rate of this step. */
@@ -56,7 +58,11 @@ export interface Reporter {
  * ```
  */
 export function progressLine(p: Progress): string {
-  const parts = [`step ${String(p.step).padStart(String(p.maxSteps).length)}/${p.maxSteps}`];
+  const parts = [
+    p.what
+      ? `${p.what} ${Math.floor(100 * p.step / p.maxSteps)} %`
+      : `step ${String(p.step).padStart(String(p.maxSteps).length)}/${p.maxSteps}`,
+  ];
   if (p.loss !== undefined) parts.push(`loss ${p.loss.toFixed(3)}`);
   if (p.learningRate !== undefined) parts.push(`lr ${formatRate(p.learningRate)}`);
   if (p.gradNorm !== undefined) parts.push(`norm ${p.gradNorm.toFixed(2)}`);
@@ -104,6 +110,26 @@ export function formatBytes(bytes: number): string {
 export function etaOf(step: number, maxSteps: number, seconds: number, timed: number = step): number {
   if (step >= maxSteps) return 0;
   return timed > 0 ? (maxSteps - step) * seconds / timed : NaN;
+}
+
+/**
+ * A callback for work that counts what is done: moves the reporter's line ten times a second, and takes it away in the
+ * end.
+ */
+export function progressOf(
+  reporter: Pick<Reporter, "step" | "done">,
+  what: string,
+  clock: () => number = () => performance.now(),
+): (done: number, total: number) => void {
+  const started = clock();
+  let last = -Infinity;
+  return (step, maxSteps) => {
+    const now = clock();
+    if (step >= maxSteps) return reporter.done();
+    if (now - last < 100) return;
+    last = now;
+    reporter.step({ what, step, maxSteps, secondsLeft: etaOf(step, maxSteps, (now - started) / 1000) });
+  };
 }
 
 /**

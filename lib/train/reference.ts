@@ -88,7 +88,7 @@ export async function scoreByOther(
   const files = openChain(await resolveModel(s.ref_model!, base ? { base } : {}));
   let model: Model | undefined;
   try {
-    model = buildModel(files.config, files.source, { path: files.path, maxPositions });
+    model = await buildModel(files.config, files.source, { path: files.path, maxPositions });
     await scoreReference(s, { ...run, model, adapter: undefined, hash: contentHashOf(files) });
   } finally {
     model?.dispose();

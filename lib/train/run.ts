@@ -19,7 +19,7 @@ import { complete, evalMetrics, type RunParts, type Sample } from "./output.ts";
 import { formatPlan } from "./plan.ts";
 import { usedItems } from "./prepare.ts";
 import { openRunDevice, prepareRun } from "./prepare_run.ts";
-import { createReporter, etaOf, type Reporter } from "./progress.ts";
+import { createReporter, etaOf, progressOf, type Reporter } from "./progress.ts";
 import { openRecord } from "./record.ts";
 import { scoreByOther, scoreReference } from "./reference.ts";
 import { createSaving } from "./saving.ts";
@@ -110,7 +110,10 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
   }
   let setUp: TrainableModel;
   try {
-    setUp = setUpModel(s, run.files, run.maxPositions, { residentBytes: run.plan.residentBytes });
+    setUp = await setUpModel(s, run.files, run.maxPositions, {
+      ...{ residentBytes: run.plan.residentBytes, signal: options.signal },
+      onProgress: progressOf(reporter, "loading"),
+    });
     if (setUp.adapter && initOf(setUp.adapter.config).kind === "qera" && !from) {
       await beginCorrected(setUp, run, { reporter, signal: options.signal }).catch((error) => {
         setUp.dispose();

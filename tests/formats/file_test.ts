@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { NibbleError } from "../../lib/errors.ts";
 import { join } from "@std/path";
 import {
   makeOutputFolder,
@@ -45,13 +46,23 @@ Deno.test("writeWhole: a failure in the middle leaves the old file and nothing b
   assert.deepEqual([...Deno.readDirSync(folder.path)].length, 1);
 });
 
-Deno.test("reading at offsets, past the end, and closing twice", () => {
+Deno.test("reading at offsets, past the end, and closing twice", async () => {
   using folder = temporaryFolder();
   const file = openFile(folder.file("a", "0123456789"));
   const into = new Uint8Array(3);
   file.readInto(into, 7);
   assert.equal(new TextDecoder().decode(into), "789");
   throwsCode(() => file.readInto(into, 8), "formats/truncated", "byte 10", "up to 11");
+  // the thread goes on, and reads elsewhere, while an array is filled
+  const later = new Uint8Array(4), filled = file.fill(later, 2);
+  file.readInto(into, 0);
+  await filled;
+  assert.deepEqual([...later, ...into].map((b) => b - 48), [2, 3, 4, 5, 0, 1, 2]);
+  await assert.rejects(
+    file.fill(into, 9),
+    (e: unknown) =>
+      e instanceof NibbleError && e.code === "formats/truncated" && /byte 10.*up to 12/.test(e.message),
+  );
   file.close();
   file.close();
 });

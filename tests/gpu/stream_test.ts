@@ -195,7 +195,7 @@ for (const doubleQuant of [undefined, false, true]) {
       target_modules: "all-linear",
     };
     const work = async () => {
-      const model = buildModel(raw, memorySource(raw, weights), {
+      const model = await buildModel(raw, memorySource(raw, weights), {
         ...(doubleQuant === undefined
           ? {}
           : { quantization: { quantType: "nf4", blocksize: 64, doubleQuant } }),

@@ -18,7 +18,7 @@ export const IDS = [1, 17, 5, 60, 33, 2, 41, 8, 8, 25, 3, 52];
 /** A model with fresh weights in F32, from its config.json. */
 export async function writeRandomModel(config: Record<string, unknown>, folder: string): Promise<void> {
   await openGpu();
-  const model = buildModel(config, randomSource(readConfig(config, folder), 7));
+  const model = await buildModel(config, randomSource(readConfig(config, folder), 7));
   await writeModel(model, undefined, folder, { dtype: "F32" });
   model.dispose();
 }

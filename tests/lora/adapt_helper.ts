@@ -28,18 +28,20 @@ export interface Adapted {
  *
  * @param change keys of config.json that are other than in the folder
  */
-export function adapt(
+export async function adapt(
   config: Partial<LoraConfig>,
   options: BuildOptions = {},
   change: Record<string, unknown> = {},
-): Adapted {
+): Promise<Adapted> {
   const made: { dispose(): void }[] = []; // given back in reverse
   const note = <T extends { dispose(): void }>(thing: T): T => (made.unshift(thing), thing);
   const dispose = () => made.forEach((m) => m.dispose());
   const files = openModel(BASE);
   note({ dispose: () => files.source.close() });
   try {
-    const model = note(buildModel({ ...files.config, ...change }, files.source, { path: BASE, ...options }));
+    const model = note(
+      await buildModel({ ...files.config, ...change }, files.source, { path: BASE, ...options }),
+    );
     const all = { ...CONFIG, ...config };
     const pages = note(createParameterPages(adapterShapes(model, all), "adapter"));
     const adapter = addAdapter(model, all, pages.tensors, 1, { weights: files.source });

@@ -56,12 +56,12 @@ gpuTest(
   "a calibrated base is nearer to the exact one than the nearest codes are, with their scales",
   async () => {
     const files = openModel(BASE);
-    const build = (quantized: boolean) =>
-      buildModel(files.config, files.source, { path: BASE, ...(quantized ? NF4 : {}) });
-    const exact = build(false);
+    const build = async (quantized: boolean) =>
+      await buildModel(files.config, files.source, { path: BASE, ...(quantized ? NF4 : {}) });
+    const exact = await build(false);
     const want = await logits(exact, TOKENS);
     exact.dispose();
-    const model = build(true);
+    const model = await build(true);
     const distance = async () => Math.hypot(...(await logits(model, TOKENS)).map((v, i) => v - want[i]!));
     const linears = [...model.linears.values()].map(({ weight }) => weight as QuantizedTensor);
     const read = () => Promise.all(linears.map(async (q) => [await q.absmax.data(), await q.packed.data()]));
@@ -83,7 +83,7 @@ gpuTest(
     );
     await assert.rejects(calibrate(model, files.source, []), /No tokens/);
     model.dispose();
-    const dense = build(false);
+    const dense = await build(false);
     await assert.rejects(calibrate(dense, files.source, [BATCH]), /No layer is in 4 bits/);
     dense.dispose();
     files.source.close();

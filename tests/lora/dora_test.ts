@@ -188,7 +188,7 @@ gpuTest("norms of a weight larger than a piece, and of rows of zeros", async () 
 gpuTest("generation, which computes the scales once, says what whole passes say", async () => {
   const folder = (name: string) => new URL(`../parity/adapters/${name}`, import.meta.url).pathname;
   const files = openModel(folder("base"));
-  const model = buildModel(files.config, files.source);
+  const model = await buildModel(files.config, files.source);
   files.source.close();
   const adapter = loadAdapter(model, folder("dora"));
   const prompt = [5, 9, 60, 2, 7];

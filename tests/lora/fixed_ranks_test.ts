@@ -19,7 +19,7 @@ async function withAdapter<T>(
   config: Partial<LoraConfig>,
   use: (adapted: Adapted) => Promise<T>,
 ): Promise<T> {
-  using adapted = adapt({ target_modules: "all-linear", ...config }, NF4);
+  using adapted = await adapt({ target_modules: "all-linear", ...config }, NF4);
   let n = 0;
   for (const t of adapted.pages.tensors.values()) {
     if (t.shape.length === 2) t.write(randoms(t.size, 30 + n++).map((v) => 0.3 * v));

@@ -6,7 +6,7 @@ import { loadAdapter, saveAdapter } from "../../lib/lora/peft.ts";
 import { buildModel, type BuildOptions } from "../../lib/model/load.ts";
 import { logits } from "../../lib/model/model.ts";
 import { createParameterPages } from "../../lib/optim/mod.ts";
-import { assertClose, EPS, gpuTest, randoms, refused } from "../gpu_helper.ts";
+import { assertClose, EPS, gpuTest, randoms, refused, rejected } from "../gpu_helper.ts";
 import { warmDevice } from "../model/tiny.ts";
 import { adapt, type Adapted, BASE, CONFIG, NF4 } from "./adapt_helper.ts";
 
@@ -16,7 +16,7 @@ const IDS = [5, 9, 60, 2, 7, 31, 2, 8, 8, 44, 12, 3];
 
 async function plain(options: BuildOptions = {}): Promise<Float32Array> {
   const files = openModel(BASE);
-  const model = buildModel(files.config, files.source, options);
+  const model = await buildModel(files.config, files.source, options);
   files.source.close();
   const out = await logits(model, IDS);
   model.dispose();
@@ -38,7 +38,7 @@ const distance = (x: Float32Array, y: Float32Array) => largest(x.map((v, i) => v
 const tolerance = (x: ArrayLike<number>) => 2 * 440 * EPS * largest(x);
 
 gpuTest("gaussian: A normal with deviation 1/r; false: A and B uniform", async () => {
-  using gaussian = adapt({ init_lora_weights: "gaussian", r: 8 });
+  using gaussian = await adapt({ init_lora_weights: "gaussian", r: 8 });
   const a: number[] = [];
   for (const [name, t] of gaussian.pages.tensors) {
     const values = await t.data();
@@ -51,7 +51,7 @@ gpuTest("gaussian: A normal with deviation 1/r; false: A and B uniform", async (
   assert.ok(Math.abs(moment(1)) < 5 / Math.sqrt(n), `mean ${moment(1)}`);
   assert.ok(Math.abs(moment(2) - 1) < 5 * Math.sqrt(2 / n), `variance ${moment(2)}`);
   assert.ok(Math.abs(moment(4) - 3) < 5 * Math.sqrt(96 / n), `fourth moment ${moment(4)}`);
-  using both = adapt({ init_lora_weights: false });
+  using both = await adapt({ init_lora_weights: false });
   for (const [name, t] of both.pages.tensors) {
     const bound = 1 / Math.sqrt(t.columns), values = await t.data();
     assert.ok(values.every((v) => Math.abs(v) <= bound) && values.some((v) => v > 0.8 * bound), name);
@@ -73,7 +73,7 @@ for (const init of ["pissa", "pissa_niter_4", "olora"]) {
         const folder = Deno.makeTempDirSync();
         let want: Float32Array;
         {
-          using a = adapt({ init_lora_weights: init, ...more });
+          using a = await adapt({ init_lora_weights: init, ...more });
           assertClose(await logits(a.model, IDS), base, tolerance(base), "before training");
           for (const { initial, b } of a.adapter.layers.values()) {
             assert.ok(initial && largest(await b.data()) > 0.01, "B does not begin at zero");
@@ -91,7 +91,7 @@ for (const init of ["pissa", "pissa_niter_4", "olora"]) {
         assert.equal(config.nibble?.init_lora_weights, init);
         assert.equal(config.r, 8, "twice the rank");
         const files = openModel(BASE);
-        const model = buildModel(files.config, files.source);
+        const model = await buildModel(files.config, files.source);
         files.source.close();
         const adapter = loadAdapter(model, folder);
         assertClose(await logits(model, IDS), want, tolerance(want), "loaded on the base as it was");
@@ -106,7 +106,7 @@ for (const init of ["pissa", "pissa_niter_4", "olora"]) {
     const folder = Deno.makeTempDirSync();
     let want: Float32Array;
     {
-      using a = adapt({ init_lora_weights: init }, NF4);
+      using a = await adapt({ init_lora_weights: init }, NF4);
       await stir(a);
       want = await logits(a.model, IDS);
       await saveAdapter(a.adapter, folder, {
@@ -123,7 +123,7 @@ for (const init of ["pissa", "pissa_niter_4", "olora"]) {
       files.source.tensors.get("model.layers.0.self_attn.q_proj.weight")!.dtype,
       init === "olora" ? "F32" : "BF16",
     );
-    const model = buildModel(files.config, files.source, NF4);
+    const model = await buildModel(files.config, files.source, NF4);
     files.source.close();
     const adapter = loadAdapter(model, folder, { base: { hash: config.nibble!.base_hash } });
     assert.deepEqual(await logits(model, IDS), want);
@@ -137,7 +137,10 @@ gpuTest("LoftQ halves what NF4 loses, leaves the base alone, and is saved as pla
   const exact = await plain(), quantized = await plain(NF4);
   const folder = Deno.makeTempDirSync();
   for (const lora_alpha of [8, 16]) {
-    using a = adapt({ init_lora_weights: "loftq", r: 8, lora_alpha, target_modules: "all-linear" }, NF4);
+    using a = await adapt(
+      { init_lora_weights: "loftq", r: 8, lora_alpha, target_modules: "all-linear" },
+      NF4,
+    );
     const got = await logits(a.model, IDS);
     const [with_, without] = [distance(got, exact), distance(quantized, exact)];
     // rank 8 of 32 holds about half of a random matrix's norm in its largest values
@@ -156,34 +159,39 @@ gpuTest("LoftQ halves what NF4 loses, leaves the base alone, and is saved as pla
 
 gpuTest("a base held in bf16 loses to the rounding of what is left, no more", async () => {
   const base = await plain({ torch_dtype: "bfloat16" });
-  using a = adapt({ init_lora_weights: "pissa" }, { torch_dtype: "bfloat16" });
+  using a = await adapt({ init_lora_weights: "pissa" }, { torch_dtype: "bfloat16" });
   const error = distance(await logits(a.model, IDS), base) / largest(base);
   assert.ok(error > 2 ** -14 && error < Math.sqrt(10) * 4 * 2 ** -9 / Math.sqrt(3), `${error}`); // as in lora_test.ts
 });
 
-gpuTest("what cannot be begun is refused, and gives its buffers back", () => {
+gpuTest("what cannot be begun is refused, and gives its buffers back", async () => {
   const refuse = (config: Partial<LoraConfig>, code: string, pattern: RegExp, options: BuildOptions = {}) =>
-    refused(() => adapt(config, options)[Symbol.dispose](), code, pattern);
-  refuse({ init_lora_weights: "eva" }, "lora/init", /eva.*Supported: true, false, gaussian, pissa/s);
-  refuse({ init_lora_weights: "loftq" }, "lora/init", /load_in_4bit/);
-  refuse({ init_lora_weights: "loftq", loftq_config: { loftq_iter: 3 } }, "lora/init", /loftq_iter 1/, NF4);
-  refuse(
+    rejected(() => adapt(config, options), code, pattern);
+  await refuse({ init_lora_weights: "eva" }, "lora/init", /eva.*Supported: true, false, gaussian, pissa/s);
+  await refuse({ init_lora_weights: "loftq" }, "lora/init", /load_in_4bit/);
+  await refuse(
+    { init_lora_weights: "loftq", loftq_config: { loftq_iter: 3 } },
+    "lora/init",
+    /loftq_iter 1/,
+    NF4,
+  );
+  await refuse(
     { init_lora_weights: "pissa", r: 33, target_modules: ["q_proj"] },
     "lora/rank",
     /Rank 33.*q_proj.*32,32/s,
   );
-  refuse({ rank_pattern: { q_proj: 1.5 } }, "lora/pattern", /q_proj' is 1.5/);
-  refuse({ rank_pattern: { "(": 2 } }, "lora/pattern", /not a regular expression/);
-  refuse({ modules_to_save: ["nothing"] }, "lora/no-target", /'nothing'.*embed_tokens/s);
-  refuse({ modules_to_save: ["up_proj"] }, "lora/quantized", /up_proj.weight' is in 4 bits/, NF4);
-  refuse({ target_modules: "all-linear", layers_to_transform: 1 }, "lora/pattern", /needs a list/);
-  refuse(
+  await refuse({ rank_pattern: { q_proj: 1.5 } }, "lora/pattern", /q_proj' is 1.5/);
+  await refuse({ rank_pattern: { "(": 2 } }, "lora/pattern", /not a regular expression/);
+  await refuse({ modules_to_save: ["nothing"] }, "lora/no-target", /'nothing'.*embed_tokens/s);
+  await refuse({ modules_to_save: ["up_proj"] }, "lora/quantized", /up_proj.weight' is in 4 bits/, NF4);
+  await refuse({ target_modules: "all-linear", layers_to_transform: 1 }, "lora/pattern", /needs a list/);
+  await refuse(
     { exclude_modules: ["q_proj"], target_modules: ["q_proj"] },
     "lora/no-target",
     /after exclude_modules/,
   );
   const files = openModel(BASE);
-  const model = buildModel(files.config, files.source);
+  const model = await buildModel(files.config, files.source);
   files.source.close();
   const config = { ...CONFIG, init_lora_weights: "pissa" };
   const pages = createParameterPages(adapterShapes(model, config), "adapter");

@@ -28,9 +28,9 @@ const CONFIG: LoraConfig = {
   target_modules: "all-linear",
 };
 
-function tiny(seed = 9, quantized = false): Model {
+async function tiny(seed = 9, quantized = false): Promise<Model> {
   const raw = tinyConfig();
-  return buildModel(
+  return await buildModel(
     raw,
     memorySource(raw, tinyWeights(raw, seed)),
     quantized ? { quantization: { quantType: "nf4", blocksize: 64, doubleQuant: true } } : {},
@@ -59,8 +59,8 @@ function stir(pages: ParameterPages): void {
 
 const folderFor = () => Deno.makeTempDirSync({ prefix: "nibble-lora-" });
 
-gpuTest("target_modules by PEFT's rules", () => {
-  const model = tiny();
+gpuTest("target_modules by PEFT's rules", async () => {
+  const model = await tiny();
   const of = (target_modules: LoraConfig["target_modules"]) => targetModules(model, { target_modules });
   const names = (t: LoraConfig["target_modules"]) => of(t).join(" ");
   assert.equal(of("all-linear").length, 14);
@@ -80,7 +80,7 @@ gpuTest("target_modules by PEFT's rules", () => {
 });
 
 gpuTest("A starts uniform in ±1/sqrt(in), B at zero, and a seed repeats", async () => {
-  const model = tiny();
+  const model = await tiny();
   const { pages } = adapt(model);
   const again = adapt(model), other = adapt(model, CONFIG, 2);
   let sum = 0, squares = 0, count = 0;
@@ -121,7 +121,7 @@ for (const quantized of [false, true]) {
   gpuTest(
     `untrained, switched off or removed, an adapter changes no bit (${quantized ? "NF4" : "f32"})`,
     async () => {
-      const model = tiny(9, quantized);
+      const model = await tiny(9, quantized);
       const base = await logits(model, IDS);
       const { adapter, pages } = adapt(model);
       assert.deepEqual(await logits(model, IDS), base, "B is zero");
@@ -141,8 +141,8 @@ for (const quantized of [false, true]) {
   );
 }
 
-gpuTest("scaling is alpha / r, and alpha / sqrt(r) with rsLoRA", () => {
-  const model = tiny();
+gpuTest("scaling is alpha / r, and alpha / sqrt(r) with rsLoRA", async () => {
+  const model = await tiny();
   const scalings = [false, true].map((use_rslora) => {
     const { adapter, pages } = adapt(model, { ...CONFIG, r: 9, lora_alpha: 6, use_rslora });
     const values = new Set([...adapter.layers.values()].map((l) => l.scaling));
@@ -154,7 +154,7 @@ gpuTest("scaling is alpha / r, and alpha / sqrt(r) with rsLoRA", () => {
 });
 
 gpuTest("dropout thins the adapter's input while training only, and repeats with its seed", async () => {
-  const model = tiny();
+  const model = await tiny();
   const { pages } = adapt(model, { ...CONFIG, lora_dropout: 0.5 });
   stir(pages);
   const hidden = async (dropoutSeed: number | undefined) => {
@@ -201,7 +201,7 @@ for (
 ) {
   gpuTest(`saved and loaded bit for bit: ${what}`, async () => {
     const folder = folderFor();
-    const model = tiny();
+    const model = await tiny();
     const { adapter, pages } = adapt(model, config);
     stir(pages);
     const want = await logits(model, IDS);
@@ -230,7 +230,7 @@ gpuTest(
   "an adapter of another base or size is refused, and leaves model and memory as they were",
   async () => {
     const folder = folderFor();
-    const model = tiny();
+    const model = await tiny();
     const base = await logits(model, IDS);
     const { adapter, pages } = adapt(model);
     stir(pages);
@@ -243,7 +243,7 @@ gpuTest(
       /some\/base, sha256:1; in hand sha256:2/,
     );
     const raw = tinyConfig({ intermediate_size: 40 });
-    const other = buildModel(raw, memorySource(raw, tinyWeights(raw, 1)));
+    const other = await buildModel(raw, memorySource(raw, tinyWeights(raw, 1)));
     refused(
       () => loadAdapter(other, folder, {}),
       "lora/shape",
@@ -251,7 +251,7 @@ gpuTest(
     );
     other.dispose();
     const shallow = tinyConfig({ num_hidden_layers: 1 });
-    const small = buildModel(shallow, memorySource(shallow, tinyWeights(shallow, 1)));
+    const small = await buildModel(shallow, memorySource(shallow, tinyWeights(shallow, 1)));
     refused(() => loadAdapter(small, folder, {}), "lora/unsupported", /layers\.1\..*no place in this model/);
     small.dispose();
     assert.deepEqual(await logits(model, IDS), base);
@@ -265,7 +265,7 @@ for (const quantized of [false, true]) {
     `merged into ${quantized ? "the dequantized NF4" : "the f32"} base, an adapter gives its logits`,
     async () => {
       const folder = folderFor();
-      const model = tiny(9, quantized);
+      const model = await tiny(9, quantized);
       const { adapter, pages } = adapt(model);
       stir(pages);
       const want = await logits(model, IDS);
@@ -274,7 +274,7 @@ for (const quantized of [false, true]) {
         const into = join(folder, dtype);
         await writeModel(model, adapter, into, { dtype, maxShardBytes: 20000 });
         const files = openModel(into);
-        const plain = buildModel(files.config, files.source);
+        const plain = await buildModel(files.config, files.source);
         const got = await logits(plain, IDS);
         plain.dispose();
         files.source.close();
@@ -305,7 +305,7 @@ for (const quantized of [false, true]) {
 
 gpuTest("an adapter that trains on keeps its own tensors", async () => {
   const folder = folderFor();
-  const model = tiny();
+  const model = await tiny();
   const { adapter, pages } = adapt(model);
   stir(pages);
   await saveAdapter(adapter, folder, { base: "b" });

@@ -42,7 +42,7 @@ async function adapted<T>(
   use: (model: Model, adapter: Adapter, files: ModelFiles) => Promise<T>,
   bits: 4 | 32 = 4,
 ): Promise<T> {
-  using a = adapt({ ...QERA, ...config }, bits === 4 ? NF4 : {});
+  using a = await adapt({ ...QERA, ...config }, bits === 4 ? NF4 : {});
   return await use(a.model, a.adapter, a.files);
 }
 
@@ -265,7 +265,7 @@ gpuTest(
     const { config } = readAdapter(folder);
     assert.deepEqual([config.init_lora_weights, config.nibble?.init_lora_weights], [true, "qera"]);
     const files = openModel(BASE);
-    const model = buildModel(files.config, files.source, NF4);
+    const model = await buildModel(files.config, files.source, NF4);
     files.source.close();
     const adapter = loadAdapter(model, folder);
     assert.deepEqual(await logits(model, TOKENS), got, "loaded again");
@@ -282,7 +282,7 @@ gpuTest(
 );
 
 gpuTest("a model whose rotations are made anew for each length is measured too", async () => {
-  using a = adapt(QERA, NF4, {
+  using a = await adapt(QERA, NF4, {
     max_position_embeddings: 8,
     rope_scaling: { rope_type: "dynamic", factor: 4 },
   });

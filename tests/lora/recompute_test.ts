@@ -22,7 +22,7 @@ const input = () =>
 
 for (const [name, options] of [["dense", {}], ["NF4", NF4]] as const) {
   gpuTest(`a block that runs again gives the same gradients without its last product: ${name}`, async () => {
-    using adapted = adapt({ lora_dropout: 0.1, target_modules: "all-linear" }, options);
+    using adapted = await adapt({ lora_dropout: 0.1, target_modules: "all-linear" }, options);
     const { model, pages } = adapted;
     let n = 0;
     for (const [name, t] of pages.tensors) if (name.includes("lora_B")) t.write(randoms(t.size, 30 + n++));

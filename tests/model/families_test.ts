@@ -89,7 +89,7 @@ Deno.test("every supported family is tested here", () => {
 for (const [family, raw] of Object.entries(CONFIGS)) {
   gpuTest(`${family} in 4 bits acts as its dequantized weights do`, async () => {
     const weights = tinyWeights(raw, 8), source = memorySource(raw, weights);
-    const model = buildModel(raw, source, { quantization: NF4 });
+    const model = await buildModel(raw, source, { quantization: NF4 });
     const specs = new Map(parameterShapes(model.config).map((s) => [s.name, s]));
     const decoded: Weights = new Map(weights);
     for (const { module, weight } of model.linears.values()) {
@@ -106,7 +106,7 @@ for (const [family, raw] of Object.entries(CONFIGS)) {
       });
       assertClose(values, dequantizeOracle(oracle), 16 * EPS, `${name}: the oracle's numbers`);
     }
-    const twin = buildModel(raw, memorySource(raw, decoded));
+    const twin = await buildModel(raw, memorySource(raw, decoded));
     const sides = [];
     for (const m of [model, twin]) {
       const { pages } = adapt(m);
@@ -138,7 +138,7 @@ for (const [family, raw] of Object.entries(CONFIGS)) {
   });
 
   gpuTest(`${family}: adapter and merged model come back from their folders`, async () => {
-    const model = buildModel(raw, memorySource(raw, tinyWeights(raw, 9)));
+    const model = await buildModel(raw, memorySource(raw, tinyWeights(raw, 9)));
     const { adapter, pages } = adapt(model);
     const want = await logits(model, IDS), size = largest(want);
     const folder = Deno.makeTempDirSync({ prefix: "nibble-family-" });
@@ -159,7 +159,7 @@ for (const [family, raw] of Object.entries(CONFIGS)) {
     assert.deepEqual(shapes, parameterShapes(model.config).map((s) => `${s.name} ${storedShape(s)}`).sort());
     file.close();
     const files = openModel(`${folder}/merged`);
-    const merged = buildModel(files.config, files.source);
+    const merged = await buildModel(files.config, files.source);
     files.source.close();
     // merging sums W + s B A first, and a mixture's router may thereby round another way
     assertClose(await logits(merged, IDS), want, 4 * TOLERANCE * size, "the merged model");
@@ -168,7 +168,7 @@ for (const [family, raw] of Object.entries(CONFIGS)) {
   });
 
   gpuTest(`${family}: packed documents do not see each other`, async () => {
-    const model = buildModel(raw, memorySource(raw, tinyWeights(raw, 10)));
+    const model = await buildModel(raw, memorySource(raw, tinyWeights(raw, 10)));
     const a = IDS.slice(0, 7), b = IDS.slice(7);
     const packed = await batchLogits(model, batchOf([a, b], [b, a]));
     const alone = { a: await logits(model, a), b: await logits(model, b) };
@@ -192,7 +192,7 @@ for (const [family, raw] of Object.entries(CONFIGS)) {
           assert.ok(largest(values) > 0 && largest(values) < 6 * c.initializer_range, spec.name);
         }
       }
-      const model = buildModel(raw, source);
+      const model = await buildModel(raw, source);
       const { ids } = await generate(model, IDS, { max_new_tokens: 3, eos_token_id: [] });
       assert.equal(ids.length, 3);
       model.dispose();
@@ -205,8 +205,8 @@ gpuTest("a rehearsal plans the bytes of fused, learned-position and mixture mode
     const raw = CONFIGS[family]!;
     const source = memorySource(raw, tinyWeights(raw, 11));
     const labels = Int32Array.from([...IDS.slice(1), -100]);
-    const run = (rehearsal: boolean) => {
-      const model = buildModel(raw, source, { quantization: NF4, rehearsal });
+    const run = async (rehearsal: boolean) => {
+      const model = await buildModel(raw, source, { quantization: NF4, rehearsal });
       const { pages } = adapt(model);
       scope(() => {
         const input = modelInput(batchOf([IDS]));
@@ -218,10 +218,10 @@ gpuTest("a rehearsal plans the bytes of fused, learned-position and mixture mode
       });
       return { dispose: () => [model, pages].forEach((m) => m.dispose()) };
     };
-    const { memory } = await rehearse(gpu(), Infinity, () => void run(true));
+    const { memory } = await rehearse(gpu(), Infinity, async () => void await run(true));
     gpu().pool.resetPeak();
     const before = gpu().pool.report().liveBytes;
-    const done = run(false);
+    const done = await run(false);
     const measured = gpu().pool.report().peakBytes - before;
     done.dispose();
     assert.ok(
@@ -240,9 +240,9 @@ Deno.test("PEFT's default targets of each family", () => {
   }
 });
 
-gpuTest("all-linear on a mixture takes router and experts, as PEFT does", () => {
+gpuTest("all-linear on a mixture takes router and experts, as PEFT does", async () => {
   const raw = CONFIGS.mixtral!;
-  const model = buildModel(raw, memorySource(raw, tinyWeights(raw, 1)));
+  const model = await buildModel(raw, memorySource(raw, tinyWeights(raw, 1)));
   const ends = new Set(targetModules(model, LORA).map((m) => m.split(".").at(-1)));
   assert.deepEqual([...ends].sort(), ["gate", "k_proj", "o_proj", "q_proj", "v_proj", "w1", "w2", "w3"]);
   assert.equal(targetModules(model, LORA).length, 2 * (4 + 1 + 3 * 3));

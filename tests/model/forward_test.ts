@@ -78,7 +78,7 @@ for (
 ) {
   gpuTest(`forward equals the naive model in f64: ${what}`, async () => {
     const raw = tinyConfig(more), weights = tinyWeights(raw, 1);
-    const model = buildModel(raw, memorySource(raw, weights));
+    const model = await buildModel(raw, memorySource(raw, weights));
     const got = await allLogits(model);
     model.dispose();
     const c = readConfig(raw, "test"), w = inDoubles(weights);
@@ -132,7 +132,7 @@ for (const tied of [false, true]) {
       const c = readConfig(raw, "test");
       const specs = parameterShapes(c).map(({ name, shape }) => ({ name, shape, decay: true }));
       const pages = createParameterPages(specs, "base");
-      const model = buildModel(raw, memorySource(raw, weights), {
+      const model = await buildModel(raw, memorySource(raw, weights), {
         allocate: (name) => pages.tensors.get(name)!,
       });
       pages.zeroGrad();
@@ -159,7 +159,7 @@ gpuTest("LoRA gradients against central differences of the naive model with W + 
   for (const use_rslora of [false, true]) {
     const raw = tinyConfig(), weights = tinyWeights(raw, 3);
     const c = readConfig(raw, "test");
-    const model = buildModel(raw, memorySource(raw, weights));
+    const model = await buildModel(raw, memorySource(raw, weights));
     const config = { r: 3, lora_alpha: 5, lora_dropout: 0, use_rslora, target_modules: "all-linear" };
     const shapes = adapterShapes(model, config);
     const pages = createParameterPages(shapes.map((p) => ({ ...p, decay: true })), "adapter");

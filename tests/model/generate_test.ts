@@ -31,7 +31,7 @@ for (
 ) {
   gpuTest(`generation with a cache equals the full forward pass over and over: ${what}`, async () => {
     const raw = tinyConfig(more), weights = tinyWeights(raw, 6);
-    const model = buildModel(raw, memorySource(raw, weights));
+    const model = await buildModel(raw, memorySource(raw, weights));
     const prompt = [5, 17, 60, 2, 9];
     const seen: number[] = [];
     const { ids, reason } = await generate(model, prompt, {
@@ -63,7 +63,7 @@ for (
 
 gpuTest("a prompt longer than one piece fills the cache as one pass would", async () => {
   const raw = tinyConfig({ max_position_embeddings: 600 });
-  const model = buildModel(raw, memorySource(raw, tinyWeights(raw, 7)));
+  const model = await buildModel(raw, memorySource(raw, tinyWeights(raw, 7)));
   const prompt = Array.from({ length: 519 }, (_, i) => (i * 31 + (i >> 3)) % 61);
   const { ids } = await generate(model, prompt, { max_new_tokens: 2, eos_token_id: [] });
   const full = await logits(model, prompt);
@@ -75,7 +75,7 @@ gpuTest("a prompt longer than one piece fills the cache as one pass would", asyn
 
 gpuTest("generation ends at a stop token, at the limit of positions and by its signal", async () => {
   const raw = tinyConfig({ max_position_embeddings: 16 });
-  const model = buildModel(raw, memorySource(raw, tinyWeights(raw, 6)));
+  const model = await buildModel(raw, memorySource(raw, tinyWeights(raw, 6)));
   const free = await generate(model, [5, 17], { max_new_tokens: 100, eos_token_id: [] });
   assert.equal(free.reason, "length");
   assert.equal(free.ids.length, 16 - 2 + 1, "every position is used; the last token needs none");
@@ -152,7 +152,7 @@ if (there) {
     for (
       const quantization of [undefined, { quantType: "nf4", blocksize: 64, doubleQuant: false } as const]
     ) {
-      const model = buildModel(files.config, files.source, { quantization, maxPositions: 128 });
+      const model = await buildModel(files.config, files.source, { quantization, maxPositions: 128 });
       const { ids } = await generate(model, [tokenizer.bosId!], { max_new_tokens: quantization ? 8 : 48 });
       const text = tokenizer.decode(ids, { skipSpecialTokens: true });
       if (!quantization) assert.ok(text.trim().startsWith(STORY), text);

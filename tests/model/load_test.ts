@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { openSafetensors, type TensorSource, writeSafetensors } from "../../lib/formats/mod.ts";
 import { gpu } from "../../lib/gpu/mod.ts";
 import { parameterShapes, readConfig } from "../../lib/model/config.ts";
+import { chunks } from "../../lib/model/chunks.ts";
 import { buildModel, describeLoad } from "../../lib/model/load.ts";
 import { randomSource } from "../../lib/model/random_source.ts";
 import {
@@ -12,14 +13,14 @@ import {
   toQuantState,
 } from "../../lib/quant/mod.ts";
 import type { Tensor } from "../../lib/tensor/tensor.ts";
-import { assertClose, EPS, gpuTest, refused } from "../gpu_helper.ts";
+import { assertClose, EPS, gpuTest, rejected } from "../gpu_helper.ts";
 import { memorySource, tinyConfig, tinyWeights, warmDevice } from "./tiny.ts";
 
 await warmDevice();
 
 const NF4 = { quantType: "nf4", blocksize: 64, doubleQuant: true } as const;
 
-gpuTest("a damaged or foreign model is refused by tensor name, and leaves no buffer behind", () => {
+gpuTest("a damaged or foreign model is refused by tensor name, and leaves no buffer behind", async () => {
   const raw = tinyConfig();
   const broken = (change: (w: ReturnType<typeof tinyWeights>) => void) => {
     const weights = tinyWeights(raw, 1);
@@ -28,22 +29,22 @@ gpuTest("a damaged or foreign model is refused by tensor name, and leaves no buf
   };
   const name = "model.layers.1.mlp.up_proj.weight";
   const missing = broken((w) => w.delete(name));
-  refused(
+  await rejected(
     () => buildModel(raw, missing),
     "model/missing-tensor",
     /layers\.1\.mlp\.up_proj\.weight.*2 layers/s,
   );
   const headless = broken((w) => w.delete("lm_head.weight"));
-  refused(() => buildModel(raw, headless), "model/missing-tensor", /tie_word_embeddings/);
+  await rejected(() => buildModel(raw, headless), "model/missing-tensor", /tie_word_embeddings/);
   const good = broken(() => {});
   const wider = tinyConfig({ intermediate_size: 48 });
-  refused(
+  await rejected(
     () => buildModel(wider, good),
     "model/shape",
     /mlp\.gate_proj\.weight' is \[44,32\].*implies \[48,32\]/s,
   );
   for (const head_dim of [12, 4]) {
-    refused(
+    await rejected(
       () => buildModel(tinyConfig({ head_dim }), good),
       "model/shape",
       new RegExp(
@@ -55,13 +56,13 @@ gpuTest("a damaged or foreign model is refused by tensor name, and leaves no buf
       ),
     );
   }
-  refused( // 4 heads of 8 are 2 of 16 for the queries, but not 2 of 16 for the keys
+  await rejected( // 4 heads of 8 are 2 of 16 for the queries, but not 2 of 16 for the keys
     () => buildModel(tinyConfig({ head_dim: 16, num_attention_heads: 2 }), good),
     "model/shape",
     /self_attn\.k_proj\.weight' is \[16,32\].*\[32,32\].*head_dim is 16/s,
   );
   const larger = tinyConfig({ vocab_size: 64 });
-  refused(
+  await rejected(
     () => buildModel(larger, good),
     "model/shape",
     /vocab_size in config.json is 64, the embedding has 61/,
@@ -70,7 +71,7 @@ gpuTest("a damaged or foreign model is refused by tensor name, and leaves no buf
     const nan = broken((w) => w.get(name)![35] = bad);
     for (const quantization of [undefined, NF4]) {
       const before = gpu().pool.report().liveBytes;
-      refused(
+      await rejected(
         () => buildModel(raw, nan, { quantization }),
         "model/nan",
         /up_proj\.weight' holds .* at element 35/,
@@ -79,7 +80,7 @@ gpuTest("a damaged or foreign model is refused by tensor name, and leaves no buf
     }
   }
   const skipModules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
-  refused(
+  await rejected(
     () => buildModel(raw, good, { quantization: { ...NF4, skipModules } }),
     "model/nothing-quantized",
     /no layer was quantized/,
@@ -89,7 +90,7 @@ gpuTest("a damaged or foreign model is refused by tensor name, and leaves no buf
 gpuTest("loading quantizes linear layers alone, skips on request, and says so", async () => {
   const raw = tinyConfig(), weights = tinyWeights(raw, 4);
   const progress: number[] = [];
-  const model = buildModel(raw, memorySource(raw, weights), {
+  const model = await buildModel(raw, memorySource(raw, weights), {
     quantization: { ...NF4, skipModules: ["layers.0.mlp.down_proj", "v_proj"] },
     onProgress: (done, total) => progress.push(done / total),
   });
@@ -136,7 +137,7 @@ gpuTest(
       torch_dtype: "float32" | "bfloat16" | "float16",
       nf4: boolean,
     ) => {
-      const model = buildModel(raw, source, { torch_dtype, quantization: nf4 ? NF4 : undefined });
+      const model = await buildModel(raw, source, { torch_dtype, quantization: nf4 ? NF4 : undefined });
       const read: unknown[] = [];
       for (const t of model.parameters.values()) read.push([t.dtype, await t.data()]);
       for (const { weight } of model.linears.values()) {
@@ -161,13 +162,87 @@ gpuTest(
       for (const quantization of [undefined, NF4]) {
         const before = gpu().pool.report().liveBytes;
         const build = () => buildModel(raw, bad.source, { quantization });
-        refused(build, "model/nan", /up_proj\.weight' holds -Infinity at element 35.*\.safetensors/s);
+        await rejected(build, "model/nan", /up_proj\.weight' holds -Infinity at element 35.*\.safetensors/s);
         assert.equal(gpu().pool.report().liveBytes, before);
       }
     }
     Deno.removeSync(folder, { recursive: true });
   },
 );
+
+gpuTest(
+  "the next chunk is read while one is worked on, and none is under way when reading ends",
+  async () => {
+    const columns = 64, rows = 2 ** 20 / 64 * 3 + 5; // chunks of 4 MiB: three and a rest
+    const specs = [{ name: "a", shape: [rows, columns] }, { name: "b", shape: [3] }, {
+      name: "c",
+      shape: [columns],
+    }];
+    const info = (name: string, dtype: string, shape: number[]) =>
+      [name, { name, dtype, shape, bytes: 0 }] as const;
+    const log: string[] = [];
+    const source: TensorSource = {
+      path: "(test)",
+      tensors: new Map([
+        info("a", "F32", [rows, columns]),
+        info("b", "Q8_0", [3]),
+        info("c", "F32", [columns]),
+      ]),
+      readF32: (name) => (log.push(`decode ${name}`), Float32Array.of(1, 2, 3)),
+      readBytes: () => assert.fail("not asked for"),
+      readPlain(name, into, start) {
+        if (name === "b") return undefined;
+        if (into.length === 0) return Promise.resolve();
+        log.push(`begin ${name} ${start / 2 ** 20}`);
+        return new Promise((done) =>
+          setTimeout(() => {
+            new Float32Array(into.buffer, into.byteOffset, into.length / 4).fill(start / 2 ** 20);
+            log.push(`end ${name} ${start / 2 ** 20}`);
+            done();
+          }, 5)
+        );
+      },
+      close() {},
+    };
+    for await (const { name, row, rows, values } of chunks(specs, { source, rehearsal: false })) {
+      log.push(`work ${name} ${row} ${rows} ${values[0]} ${values.at(-1)}`);
+      await new Promise((done) => setTimeout(done, 20));
+      log.push(`worked ${values[0]}`); // the one that is read meanwhile goes elsewhere
+    }
+    const step = 2 ** 20 / 64, of = (k: number) => [`end a ${4 * k}`, `worked ${4 * k - 4}`];
+    assert.deepEqual(log, [
+      ...["begin a 0", "end a 0"],
+      ...["begin a 4", `work a 0 ${step} 0 0`, ...of(1)],
+      ...["begin a 8", `work a ${step} ${step} 4 4`, ...of(2)],
+      ...["begin a 12", `work a ${2 * step} ${step} 8 8`, ...of(3)],
+      ...[`work a ${3 * step} 5 12 12`, "worked 12"],
+      ...["decode b", "begin c 0", "work b 0 1 1 3", "end c 0", "worked 1"],
+      ...["work c 0 1 0 0", "worked 0"],
+    ]);
+    log.length = 0;
+    await assert.rejects(async () => {
+      for await (const _ of chunks(specs, { source, rehearsal: false })) throw new Error("no room");
+    }, /no room/);
+    assert.deepEqual(
+      log,
+      ["begin a 0", "end a 0", "begin a 4", "end a 4"],
+      "waited for before the error goes on",
+    );
+  },
+);
+
+gpuTest("a signal ends the loading, and gives everything back", async () => {
+  const raw = tinyConfig(), source = memorySource(raw, tinyWeights(raw, 8));
+  const stop = new AbortController();
+  const before = gpu().pool.report().liveBytes;
+  const onProgress = (done: number, total: number) => done > total / 2 && stop.abort();
+  await rejected(
+    () => buildModel(raw, source, { quantization: NF4, onProgress, signal: stop.signal }),
+    "model/stopped",
+    /while the model was loaded/,
+  );
+  assert.equal(gpu().pool.report().liveBytes, before);
+});
 
 function closing(source: TensorSource) {
   return { source, [Symbol.dispose]: () => source.close() };

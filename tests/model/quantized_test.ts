@@ -53,7 +53,7 @@ for (
 ) {
   gpuTest(`a ${quantType} base of blocks of ${blocksize} acts as its dequantized weights do`, async () => {
     const raw = tinyConfig(), weights = tinyWeights(raw, 8);
-    const model = buildModel(raw, memorySource(raw, weights), {
+    const model = await buildModel(raw, memorySource(raw, weights), {
       quantization: { quantType, blocksize, doubleQuant },
     });
     const decoded: Weights = new Map(weights);
@@ -63,8 +63,8 @@ for (
       decoded.set(`${module}.weight`, await dense.data());
       dense.dispose();
     }
-    const twin = buildModel(raw, memorySource(raw, decoded));
-    const original = buildModel(raw, memorySource(raw, weights));
+    const twin = await buildModel(raw, memorySource(raw, decoded));
+    const original = await buildModel(raw, memorySource(raw, weights));
     const pages = withAdapter(model), twinPages = withAdapter(twin);
     // both sum the same products in f32, in another order at most: 2 blocks of 7 products of up to 44 terms
     const tolerance = 400 * EPS;

@@ -38,7 +38,7 @@ async function losses(kernel: QuantizedKernel, spoil?: (model: Model) => Promise
     launched.add(kernel.name);
     launch(kernel, options);
   };
-  const model = buildModel(RAW, memorySource(RAW, tinyWeights(RAW, 8)), {
+  const model = await buildModel(RAW, memorySource(RAW, tinyWeights(RAW, 8)), {
     quantization: { quantType: "nf4", blocksize: 64, doubleQuant: true },
   });
   await spoil?.(model);

@@ -16,7 +16,7 @@ import { createParameterPages } from "../../lib/optim/mod.ts";
 import { linearCrossEntropy } from "../../lib/tensor/ops/cross_entropy.ts";
 import { differentiate } from "../../lib/tensor/tape.ts";
 import { scope } from "../../lib/tensor/tensor.ts";
-import { assertClose, EPS, gpuTest, randoms, refused } from "../gpu_helper.ts";
+import { assertClose, EPS, gpuTest, randoms, rejected } from "../gpu_helper.ts";
 import { memorySource, tinyConfig, tinyWeights, warmDevice, type Weights } from "./tiny.ts";
 
 await warmDevice();
@@ -70,7 +70,7 @@ for (const torch_dtype of ["bfloat16", "float16"] as const) {
         const quantization = quantized
           ? { quantType: "nf4", blocksize: 64, doubleQuant: false } as const
           : undefined;
-        const model = buildModel(raw, memorySource(raw, weights), { torch_dtype, quantization });
+        const model = await buildModel(raw, memorySource(raw, weights), { torch_dtype, quantization });
         // linear layers in 4 bits are quantized from the file's numbers, not from rounded ones
         const same = rounded(raw, weights, torch_dtype);
         if (quantized) {
@@ -78,7 +78,7 @@ for (const torch_dtype of ["bfloat16", "float16"] as const) {
             same.set(`${module}.weight`, weights.get(`${module}.weight`)!);
           }
         }
-        const twin = buildModel(raw, memorySource(raw, same), { quantization });
+        const twin = await buildModel(raw, memorySource(raw, same), { quantization });
         const short = torch_dtype === "bfloat16" ? "bf16" : "f16";
         for (const [name, t] of model.parameters) {
           assert.equal(t.dtype, t.shape.length > 1 ? short : "f32", name);
@@ -101,7 +101,7 @@ for (const torch_dtype of ["bfloat16", "float16"] as const) {
             `gradient ${i}`,
           )
         );
-        const unrounded = buildModel(raw, memorySource(raw, weights), { quantization });
+        const unrounded = await buildModel(raw, memorySource(raw, weights), { quantization });
         const off = await logits(unrounded, IDS);
         assert.ok(
           off.some((v, i) => Math.abs(v - want[i]!) > 1e-4),
@@ -115,7 +115,7 @@ for (const torch_dtype of ["bfloat16", "float16"] as const) {
 
 gpuTest("merged into a base of 16 bits, an adapter gives its logits", async () => {
   const raw = tinyConfig(), weights = tinyWeights(raw, 8);
-  const model = buildModel(raw, memorySource(raw, weights), { torch_dtype: "bfloat16" });
+  const model = await buildModel(raw, memorySource(raw, weights), { torch_dtype: "bfloat16" });
   const config = {
     r: 2,
     lora_alpha: 4,
@@ -134,7 +134,7 @@ gpuTest("merged into a base of 16 bits, an adapter gives its logits", async () =
   const folder = await Deno.makeTempDir();
   await writeModel(model, adapter, folder, { dtype: "F32" });
   const files = openModel(folder);
-  const merged = buildModel(files.config, files.source);
+  const merged = await buildModel(files.config, files.source);
   files.source.close();
   // W + s B A rounds once where x W and s (x A) B round apart: a few roundings of sums of up to 64 numbers
   assertClose(await logits(merged, IDS), want, 64 * EPS * Math.max(...want.map(Math.abs)), "logits");
@@ -149,14 +149,14 @@ function typed(source: TensorSource, type: (name: string) => string): TensorSour
   return { ...source, tensors };
 }
 
-gpuTest("auto keeps each weight as its file does, null and float32 in f32, what trains in f32", () => {
+gpuTest("auto keeps each weight as its file does, null and float32 in f32, what trains in f32", async () => {
   const raw = tinyConfig({ tie_word_embeddings: true }), weights = tinyWeights(raw, 2);
   const source = typed(
     memorySource(raw, weights),
     (name) => name.includes("layers.0") ? "F16" : /embed/.test(name) ? "BF16" : "F32",
   );
-  const types = (options: BuildOptions) => {
-    const model = buildModel(raw, source, options);
+  const types = async (options: BuildOptions) => {
+    const model = await buildModel(raw, source, options);
     assert.equal(model.head, model.embed, "tied: the one tensor");
     const of = (module: string) => {
       const { weight } = model.linears.get(module)!;
@@ -166,25 +166,25 @@ gpuTest("auto keeps each weight as its file does, null and float32 in f32, what 
     model.dispose();
     return out;
   };
-  assert.deepEqual(types({ torch_dtype: "auto" }), ["bf16", "f16", "f32"]);
-  assert.deepEqual(types({ torch_dtype: "float32" }), ["f32", "f32", "f32"]);
-  assert.deepEqual(types({}), ["f32", "f32", "f32"]);
+  assert.deepEqual(await types({ torch_dtype: "auto" }), ["bf16", "f16", "f32"]);
+  assert.deepEqual(await types({ torch_dtype: "float32" }), ["f32", "f32", "f32"]);
+  assert.deepEqual(await types({}), ["f32", "f32", "f32"]);
   const pages = createParameterPages(
     [{ name: "model.embed_tokens.weight", shape: [61, 32], decay: true }],
     "base",
   );
   const allocate = (name: string) => pages.tensors.get(name);
-  assert.deepEqual(types({ torch_dtype: "bfloat16", allocate }), ["f32", "bf16", "bf16"]);
+  assert.deepEqual(await types({ torch_dtype: "bfloat16", allocate }), ["f32", "bf16", "bf16"]);
   pages.dispose();
 });
 
-gpuTest("float16 refuses what it cannot hold, by name, and leaves nothing behind", () => {
+gpuTest("float16 refuses what it cannot hold, by name, and leaves nothing behind", async () => {
   const raw = tinyConfig(), weights = tinyWeights(raw, 2);
   weights.get("model.layers.1.mlp.up_proj.weight")![7] = 7e4;
-  const load = (torch_dtype: "float16" | "bfloat16") =>
-    buildModel(raw, memorySource(raw, weights), { torch_dtype });
-  refused(() => load("float16"), "model/f16-range", /up_proj\.weight' holds 70000.*bfloat16/s);
-  load("bfloat16").dispose();
+  const load = async (torch_dtype: "float16" | "bfloat16") =>
+    await buildModel(raw, memorySource(raw, weights), { torch_dtype });
+  await rejected(() => load("float16"), "model/f16-range", /up_proj\.weight' holds 70000.*bfloat16/s);
+  (await load("bfloat16")).dispose();
 });
 
 gpuTest("a rehearsal asks for the bytes that loading takes", async () => {
@@ -192,11 +192,11 @@ gpuTest("a rehearsal asks for the bytes that loading takes", async () => {
   const source = memorySource(raw, weights);
   for (const torch_dtype of ["float32", "bfloat16"] as const) {
     const before = gpu().pool.report().live.base;
-    const model = buildModel(raw, source, { torch_dtype });
+    const model = await buildModel(raw, source, { torch_dtype });
     const held = gpu().pool.report().live.base - before;
     model.dispose();
-    const { memory } = await rehearse(gpu(), Infinity, () => {
-      buildModel(raw, source, { torch_dtype, rehearsal: true });
+    const { memory } = await rehearse(gpu(), Infinity, async () => {
+      await buildModel(raw, source, { torch_dtype, rehearsal: true });
     });
     assert.equal(memory.live.base, held);
     // embedding and head are all but everything here

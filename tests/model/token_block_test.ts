@@ -16,9 +16,9 @@ await warmDevice();
 const SIZES = { hidden_size: 64, intermediate_size: 96 };
 const NF4 = { quantType: "nf4", blocksize: 64, doubleQuant: true } as const;
 
-function tiny(more: Record<string, unknown> = {}): Model {
+async function tiny(more: Record<string, unknown> = {}): Promise<Model> {
   const raw = tinyConfig({ ...SIZES, ...more });
-  return buildModel(raw, memorySource(raw, tinyWeights(raw, 6)), { quantization: NF4 });
+  return await buildModel(raw, memorySource(raw, tinyWeights(raw, 6)), { quantization: NF4 });
 }
 
 /** How many of a model's blocks go one token at a time. */
@@ -59,7 +59,7 @@ for (
     gpuTest(
       `tokens of blocks in few launches are those of the full pass: ${what}, adapter ${adapted}`,
       async () => {
-        const model = tiny(more);
+        const model = await tiny(more);
         const lora = adapted
           ? addLora(model, { r: 8, target_modules: ["q_proj", "v_proj", "down_proj"] })
           : undefined;
@@ -84,7 +84,7 @@ for (
   }
 }
 
-gpuTest("blocks that do not suit go as they always did", () => {
+gpuTest("blocks that do not suit go as they always did", async () => {
   for (
     const more of [
       { model_type: "qwen3", architectures: ["Qwen3ForCausalLM"], head_dim: 16 }, // norms over heads
@@ -92,11 +92,11 @@ gpuTest("blocks that do not suit go as they always did", () => {
       { intermediate_size: 44 }, // rows that fill no texel
     ]
   ) {
-    const model = tiny(more);
+    const model = await tiny(more);
     assert.equal(count(model), 0, JSON.stringify(more));
     model.dispose();
   }
-  const model = tiny();
+  const model = await tiny();
   const lora = addLora(model, { r: 8, target_modules: ["o_proj"], use_dora: true });
   assert.equal(count(model), 0, "DoRA is more than a product through a low rank");
   lora.dispose();

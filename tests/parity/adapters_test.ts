@@ -42,9 +42,9 @@ const largest = (x: ArrayLike<number>) => Array.from(x).reduce((a, v) => Math.ma
 const tolerance = (x: ArrayLike<number>) => 2 * 440 * EPS * largest(x);
 const NF4 = { quantType: "nf4", blocksize: 64, doubleQuant: false } as const;
 
-function base(nf4 = false): Model {
+async function base(nf4 = false): Promise<Model> {
   const files = openModel(at("base"));
-  const model = buildModel(files.config, files.source, nf4 ? { quantization: NF4 } : {});
+  const model = await buildModel(files.config, files.source, nf4 ? { quantization: NF4 } : {});
   files.source.close();
   return model;
 }
@@ -59,8 +59,8 @@ function put(model: Model, folder: string, parameters?: Parameters<typeof loadAd
   }
 }
 
-gpuTest("target_modules, exclude_modules, layers and patterns choose what PEFT chooses", () => {
-  const model = base();
+gpuTest("target_modules, exclude_modules, layers and patterns choose what PEFT chooses", async () => {
+  const model = await base();
   const differing = new Set<string>();
   for (const { settings, adapted } of reference.targets) {
     const config = {
@@ -80,7 +80,7 @@ gpuTest("target_modules, exclude_modules, layers and patterns choose what PEFT c
 
 for (const [name, { adapted, nf4 }] of Object.entries(reference.cases)) {
   gpuTest(`${name}: PEFT's folder gives PEFT's logits, and nibble's folder of it is PEFT's`, async () => {
-    const model = base(nf4);
+    const model = await base(nf4);
     const before = await logits(model, IDS);
     const adapter = put(model, at(name));
     const want = stored.get(`${name}.logits`)!;
@@ -115,7 +115,7 @@ for (const [name, { adapted, nf4 }] of Object.entries(reference.cases)) {
     adapter.remove();
     model.dispose();
 
-    const fresh = base(nf4);
+    const fresh = await base(nf4);
     const again = put(fresh, folder);
     allWithin("adapters: logits, saved and loaded", name, await logits(fresh, IDS), want, tolerance(want));
     again.remove();
@@ -133,7 +133,7 @@ function sorted<T extends { target_modules: unknown; modules_to_save: unknown }>
 const withGradients = Object.keys(reference.cases).filter((name) => stored.has(`${name}.loss`));
 for (const name of withGradients) {
   gpuTest(`${name}: loss and gradients of what trains are PyTorch's`, async () => {
-    const model = base(reference.cases[name]!.nf4);
+    const model = await base(reference.cases[name]!.nf4);
     const config = loraConfigOf(readAdapter(at(name)).config, []);
     const pages = createParameterPages(adapterShapes(model, config), "adapter");
     const adapter = put(model, at(name), { parameters: pages.tensors });
@@ -183,7 +183,7 @@ gpuTest("a control: another alpha, and a norm that is not DoRA's, are told apart
   const want = stored.get("dora.logits")!;
   const folder = Deno.makeTempDirSync();
   for (const change of [{ lora_alpha: 4 }, { use_rslora: true }]) {
-    const model = base();
+    const model = await base();
     const settings = JSON.parse(Deno.readTextFileSync(at("dora/adapter_config.json")));
     Deno.writeTextFileSync(join(folder, "adapter_config.json"), JSON.stringify({ ...settings, ...change }));
     Deno.copyFileSync(at("dora/adapter_model.safetensors"), join(folder, "adapter_model.safetensors"));
@@ -198,7 +198,7 @@ gpuTest("a control: another alpha, and a norm that is not DoRA's, are told apart
 
 gpuTest("PiSSA and OLoRA leave the base that PEFT leaves", async () => {
   for (const name of ["pissa", "olora"]) {
-    const model = base();
+    const model = await base();
     const adapter = put(model, at(name));
     const residuals = [...stored].filter(([key]) => key.startsWith(`${name}.residual.`));
     assert.equal(residuals.length, 2);
@@ -214,13 +214,13 @@ gpuTest("PiSSA and OLoRA leave the base that PEFT leaves", async () => {
   }
 });
 
-gpuTest("LoftQ corrects NF4's error as the best matrix of its rank does", () => {
+gpuTest("LoftQ corrects NF4's error as the best matrix of its rank does", async () => {
   for (const [key, want] of stored) {
     const parts = /^loftq\.(plain|dq)\.(.*)$/.exec(key);
     if (!parts) continue;
     const files = openModel(at("base"));
     const doubleQuant = parts[1] === "dq";
-    const model = buildModel(files.config, files.source, { quantization: { ...NF4, doubleQuant } });
+    const model = await buildModel(files.config, files.source, { quantization: { ...NF4, doubleQuant } });
     const layer = model.linears.get(parts[2]!)!;
     for (const scaling of [1, 3]) {
       const { a, b, changedBase } = startLayer(layer, 2, scaling, { kind: "loftq" }, 1, { weights: files.source });

@@ -126,7 +126,7 @@ for (const [name, test] of Object.entries(reference.cases)) {
       { ...four, rope_scaling: undefined, eos_token_id: [], bos_token_id: 1 },
       "both spellings of the config",
     );
-    const model = buildModel(test.saved, checkpointOf(test));
+    const model = await buildModel(test.saved, checkpointOf(test));
     const error = largestError(await logitsOf(model), source.readF32(`${name}.logits`));
     within("families: logits over the yardstick", name, error / test.deviation, FACTOR);
     const { ids } = await generate(model, rows[0]!.slice(0, reference.prompt), {
@@ -140,7 +140,7 @@ for (const [name, test] of Object.entries(reference.cases)) {
 
   gpuTest(`${name}: LoRA gradients are PEFT's`, async () => {
     const source = openSafetensors(at("reference.safetensors"));
-    const model = buildModel(test.config, checkpointOf(test));
+    const model = await buildModel(test.config, checkpointOf(test));
     const { r, lora_alpha } = reference;
     const lora = { r, lora_alpha, lora_dropout: 0, use_rslora: false, target_modules: "all-linear" };
     const shapes = adapterShapes(model, lora);
@@ -175,7 +175,7 @@ for (const [name, test] of Object.entries(reference.cases)) {
   gpuTest(`${name}: every parameter's gradient is Transformers', checkpointed`, async () => {
     const specs = new Map(parameterShapes(config(test)).map((s) => [s.name, s]));
     const pages = createParameterPages([...specs.values()].map((s) => ({ ...s, decay: true })), "base");
-    const model = buildModel(test.config, checkpointOf(test), { allocate: (n) => pages.tensors.get(n)! });
+    const model = await buildModel(test.config, checkpointOf(test), { allocate: (n) => pages.tensors.get(n)! });
     const loss = await train(model, pages, true);
     within("families: loss, relative", name, Math.abs(loss / test.loss - 1), 1e-6); // 36 tokens' f32 sum
     assert.deepEqual([...specs.keys()].sort(), Object.keys(test.full).sort());
@@ -243,7 +243,7 @@ for (
 ) {
   gpuTest(`the comparison can fail: ${name} with ${JSON.stringify(mistake)}`, async () => {
     const source = openSafetensors(at("reference.safetensors")), test = reference.cases[name]!;
-    const model = buildModel({ ...test.config, ...mistake }, checkpointOf(test));
+    const model = await buildModel({ ...test.config, ...mistake }, checkpointOf(test));
     const error = largestError(await logitsOf(model), source.readF32(`${name}.logits`));
     assert.ok(error > 10 * FACTOR * test.deviation, `logits err by ${error / test.deviation} times f32's error only`);
     model.dispose();

@@ -63,10 +63,10 @@ interface Setup {
 }
 
 /** The base with PEFT's adapter on it, trainable. */
-function setUp(folder: string, form: Form): Setup {
+async function setUp(folder: string, form: Form): Promise<Setup> {
   const files = openModel(at("model"));
   const quantization = { quantType: "nf4", blocksize: 64, doubleQuant: form === "nf4_double" } as const;
-  const model = buildModel(files.config, files.source, form === "f32" ? {} : { quantization });
+  const model = await buildModel(files.config, files.source, form === "f32" ? {} : { quantization });
   files.source.close();
   const { config } = readAdapter(at(folder));
   const shapes = adapterShapes(model, { ...config, target_modules: config.target_modules! });
@@ -76,11 +76,11 @@ function setUp(folder: string, form: Form): Setup {
 }
 
 /** Every weight trainable, and no adapter. */
-function setUpFull(): Setup {
+async function setUpFull(): Promise<Setup> {
   const files = openModel(at("model"));
   const specs = parameterShapes(readConfig(files.config, files.path));
   const pages = createParameterPages(specs.map(({ name, shape }) => ({ name, shape, decay: true })), "base");
-  const model = buildModel(files.config, files.source, { allocate: (name) => pages.tensors.get(name)! });
+  const model = await buildModel(files.config, files.source, { allocate: (name) => pages.tensors.get(name)! });
   files.source.close();
   return { model, pages, dispose: () => [model, pages].forEach((thing) => thing.dispose()) };
 }
@@ -181,11 +181,11 @@ async function compareStep(stored: string, { model, pages, dispose }: Setup): Pr
 for (const form of ["f32", "nf4", "nf4_double"] as const) {
   gpuTest(
     `logits, loss and LoRA gradients of one batch are PyTorch's, base in ${form}`,
-    () => compareStep(form, setUp("adapter_step", form)),
+    async () => compareStep(form, await setUp("adapter_step", form)),
   );
 }
 
-gpuTest("the gradients of every weight are PyTorch's", () => compareStep("full", setUpFull()));
+gpuTest("the gradients of every weight are PyTorch's", async () => compareStep("full", await setUpFull()));
 
 /** What may be done wrong. */
 interface Mistake {
@@ -207,7 +207,7 @@ async function trajectoryError(
     { length: reference.batches },
     (_, k) => batchOf(source, `batch.${k}.`, mistake.late),
   );
-  const { model, pages, dispose } = setUp("adapter", form);
+  const { model, pages, dispose } = await setUp("adapter", form);
   if (mistake.alpha) await rescale(model, pages, mistake.alpha);
   const before = new Map<string, Float32Array>();
   for (const [name, t] of pages.tensors) before.set(name, await t.data());

@@ -74,9 +74,9 @@ interface Setup {
   dispose(): void;
 }
 
-function setUp(folder: string): Setup {
+async function setUp(folder: string): Promise<Setup> {
   const files = openModel(at("model"));
-  const model = buildModel(files.config, files.source);
+  const model = await buildModel(files.config, files.source);
   files.source.close();
   const { config } = readAdapter(at(folder));
   const shapes = adapterShapes(model, { ...config, target_modules: config.target_modules! });
@@ -150,7 +150,7 @@ const distance = (x: ArrayLike<number>, y: ArrayLike<number>) => norm(Array.from
 /** Errors of one case, each in units of what is allowed. */
 async function caseErrors(name: string, mistake: Mistake = {}) {
   const { trainer, settings, rows, loss, metrics, deviation } = reference.cases[name]!;
-  const run = setUp("adapter_step");
+  const run = await setUp("adapter_step");
   const { objective } = trainTask({
     ...defaultSettings(trainer),
     ...settings,
@@ -211,7 +211,7 @@ for (
 
 gpuTest("twenty steps of DPO follow TRL's trainer", async () => {
   const { steps, batches, log, deviation, warmup_steps: warmup, ...t } = reference.trajectory;
-  const run = setUp("adapter");
+  const run = await setUp("adapter");
   const { model, pages } = run;
   const { objective } = trainTask({ ...defaultSettings("dpo"), beta: t.beta });
   const windows = batches.map((rows) => pairBatch(rows, { values: undefined, perItem: 2 }, {}));

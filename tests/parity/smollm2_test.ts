@@ -38,7 +38,7 @@ if (path === undefined) {
       Deno.readTextFileSync(new URL("families/smollm2.json", import.meta.url)),
     );
     const files = openModel(path);
-    const model = buildModel(files.config, files.source, { maxPositions: 256 });
+    const model = await buildModel(files.config, files.source, { maxPositions: 256 });
     files.source.close();
     const ids = [...want.prompt, ...want.greedy], size = model.config.vocab_size;
     const got = await logits(model, ids);

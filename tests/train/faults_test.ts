@@ -28,9 +28,9 @@ const MASKED = batchOf(
 );
 
 /** A tiny model with adapters, ready for the loop. */
-function setUp() {
+async function setUp() {
   const raw = tinyConfig();
-  const model = buildModel(raw, memorySource(raw, tinyWeights(raw, 14)));
+  const model = await buildModel(raw, memorySource(raw, tinyWeights(raw, 14)));
   const config = {
     ...{ r: 2, lora_alpha: 4, lora_dropout: 0, use_rslora: false },
     target_modules: ["q_proj", "down_proj"],
@@ -59,10 +59,10 @@ function setUp() {
 gpuTest(
   "an adapted layer that gets no gradient ends the run by name, once the rate is above 0 (R5)",
   async () => {
-    const good = setUp();
+    const good = await setUp();
     await good.run([0, 0.01]);
     good.dispose();
-    const { pages, run, dispose } = setUp();
+    const { pages, run, dispose } = await setUp();
     const [, a] = [...pages.tensors].find(([name]) => /layers\.1\.mlp\.down_proj\.lora_A/.test(name))!;
     a.write(new Float32Array(a.size)); // B begins at zero: now nothing reaches either
     await run([0]); // a step of warm-up moves nothing, and is not asked to
@@ -75,7 +75,7 @@ gpuTest(
 );
 
 gpuTest("a step and an evaluation without a target are errors, not a loss of 0 (R1, R21)", async () => {
-  const { model, run, dispose } = setUp();
+  const { model, run, dispose } = await setUp();
   await assert.rejects(run([0.1], [MASKED]), {
     code: "train/no-labels",
     message: /Step 1 has no token to learn/,
@@ -89,7 +89,7 @@ gpuTest("a step and an evaluation without a target are errors, not a loss of 0 (
 });
 
 gpuTest("an evaluation whose loss overflows says so, with the step (R21)", async () => {
-  const { model, dispose } = setUp();
+  const { model, dispose } = await setUp();
   model.norm.weight.write(new Float32Array(32).fill(1e38));
   await assert.rejects(evaluate(sft, model, [batchOf(EXAMPLES)], 7), {
     code: "train/nan-eval",
@@ -99,8 +99,8 @@ gpuTest("an evaluation whose loss overflows says so, with the step (R21)", async
 });
 
 /** A model with the first numbers of one of its tensors replaced. */
-function broken(value: number, choose: (made: ReturnType<typeof setUp>) => Tensor, count = 1) {
-  const made = setUp();
+async function broken(value: number, choose: (made: Awaited<ReturnType<typeof setUp>>) => Tensor, count = 1) {
+  const made = await setUp();
   choose(made).write(new Float32Array(count).fill(value));
   return made;
 }
@@ -113,7 +113,7 @@ const diverged = (...patterns: RegExp[]) => (error: unknown) => {
 gpuTest("the first module whose output is not finite is named, whatever broke it (R6)", async () => {
   const name = (module: string) => new RegExp(`^${module} is the first module whose output is`);
   const first = "model.layers.1.mlp.down_proj", parameter = `${first}.lora_A.weight`;
-  const cases: [string, RegExp[], ReturnType<typeof setUp>][] = [
+  const cases: [string, RegExp[], Awaited<ReturnType<typeof setUp>>][] = [
     [
       "an adapter's NaN",
       [
@@ -121,12 +121,15 @@ gpuTest("the first module whose output is not finite is named, whatever broke it
         /output is NaN\n/,
         /step 1, micro-batch 1 of 1; parameter .*1\.mlp\.down_proj\.lora_A.* is NaN/,
       ],
-      broken(NaN, ({ pages }) => [...pages.tensors].find(([n]) => n.includes(parameter.slice(0, -7)))![1]),
+      await broken(
+        NaN,
+        ({ pages }) => [...pages.tensors].find(([n]) => n.includes(parameter.slice(0, -7)))![1],
+      ),
     ],
     [
       "an infinite weight of the base",
       [name("model.layers.0.self_attn.o_proj"), /micro-batch 1 of 1\n/],
-      broken(
+      await broken(
         Infinity,
         ({ model }) => model.linears.get("model.layers.0.self_attn.o_proj")!.weight as Tensor,
       ),
@@ -134,13 +137,13 @@ gpuTest("the first module whose output is not finite is named, whatever broke it
     [
       "a norm that overflows",
       [name("model.layers.1.post_attention_layernorm"), /output is infinite/],
-      broken(
+      await broken(
         3e38,
         ({ model }) => model.blocks[1]!.postNorm.weight,
         32,
       ),
     ],
-    ["the last norm", [name("model.norm")], broken(NaN, ({ model }) => model.norm.weight)],
+    ["the last norm", [name("model.norm")], await broken(NaN, ({ model }) => model.norm.weight)],
   ];
   for (const [what, patterns, { run, dispose }] of cases) {
     await assert.rejects(run([0, 0.1], undefined, true), diverged(...patterns), what);
@@ -152,7 +155,7 @@ gpuTest(
   "of a window, the micro-batch is named too; a sound run is the same with and without the search",
   async () => {
     const [long, ...others] = EXAMPLES;
-    const { model, run, dispose } = setUp();
+    const { model, run, dispose } = await setUp();
     const alone = long!.ids.find((id) => others.every(({ ids }) => !ids.includes(id)))!;
     const rows = await model.embed.data();
     rows[32 * alone] = NaN;
@@ -164,7 +167,7 @@ gpuTest(
     dispose();
     const weights = [];
     for (const search of [false, true]) {
-      const { pages, run, dispose } = setUp();
+      const { pages, run, dispose } = await setUp();
       await run([0.1, 0.1], undefined, search);
       weights.push(await Promise.all([...pages.tensors.values()].map((t) => t.data())));
       dispose();
@@ -176,7 +179,7 @@ gpuTest(
 gpuTest(
   "where the forward pass is finite, the gradient is named at which the backward pass failed first",
   async () => {
-    const { pages, dispose } = setUp();
+    const { pages, dispose } = await setUp();
     const names = [...pages.tensors.keys()];
     const gradients = [...pages.tensors.values()].map((t) => t.grad!);
     const sound = [() => tensor([1], [1])];
@@ -203,7 +206,7 @@ gpuTest(
 gpuTest(
   "a run that gives up after eleven steps says how many it skipped, and where it goes wrong",
   async () => {
-    const { run, dispose } = broken(NaN, ({ model }) => model.blocks[0]!.inputNorm.weight);
+    const { run, dispose } = await broken(NaN, ({ model }) => model.blocks[0]!.inputNorm.weight);
     await assert.rejects(
       run(new Array(11).fill(0)),
       diverged(

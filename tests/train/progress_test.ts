@@ -7,7 +7,9 @@ import {
   formatBytes,
   formatDuration,
   openJsonLog,
+  type Progress,
   progressLine,
+  progressOf,
   type Screen,
 } from "../../lib/train/progress.ts";
 
@@ -67,6 +69,18 @@ Deno.test("a full line, and one that leaves out what is not known", () => {
     "step 1/1  loss NaN",
     "a NaN is shown, not hidden",
   );
+});
+
+Deno.test("work that counts what is done shows its share, ten times a second, and goes away in the end", () => {
+  const shown: (string | undefined)[] = [];
+  const reporter = { step: (p: Progress) => shown.push(progressLine(p)), done: () => shown.push(undefined) };
+  let now = 7000;
+  const progress = progressOf(reporter, "loading", () => now);
+  for (const [ms, done] of [[1000, 500], [99, 600], [1, 999], [1, 1000]] as const) {
+    now += ms;
+    progress(done, 2000 / 2);
+  }
+  assert.deepEqual(shown, ["loading 50 %  ETA 1.0s", "loading 99 %  ETA 0.0s", undefined]);
 });
 
 /** A screen of one or more rows that understands carriage return and `ESC[2K`, as terminals do. */

@@ -30,7 +30,9 @@ gpuTest("packed, wrapped beyond need, padded or alone: the same loss and the sam
     decay: true,
   }));
   const pages = createParameterPages(specs, "base");
-  const model = buildModel(raw, memorySource(raw, weights), { allocate: (name) => pages.tensors.get(name)! });
+  const model = await buildModel(raw, memorySource(raw, weights), {
+    allocate: (name) => pages.tensors.get(name)!,
+  });
   const ways = {
     alone: EXAMPLES.map((e) => collate(packExamples([e], 16, "none"), 0, { multipleOf: 1 })),
     padded: [collate(packExamples(EXAMPLES, 16, "none"), 60)],
@@ -126,7 +128,7 @@ for (const use_peft of [true, false]) {
 
 gpuTest("weights follow a learning rate that changes every step, to the rounding", async () => {
   const raw = tinyConfig();
-  const model = buildModel(raw, memorySource(raw, tinyWeights(raw, 13)));
+  const model = await buildModel(raw, memorySource(raw, tinyWeights(raw, 13)));
   const config = { r: 2, lora_alpha: 4, lora_dropout: 0, use_rslora: false, target_modules: ["q_proj"] };
   const shapes = adapterShapes(model, config);
   const pages = createParameterPages(shapes.map((p) => ({ ...p, decay: false })), "adapter");
@@ -181,7 +183,7 @@ gpuTest("weights follow a learning rate that changes every step, to the rounding
 
 gpuTest("a step whose gradient is not finite changes nothing, is counted, and many end the run", async () => {
   const raw = tinyConfig(), weights = tinyWeights(raw, 14);
-  const model = buildModel(raw, memorySource(raw, weights));
+  const model = await buildModel(raw, memorySource(raw, weights));
   const config = { r: 2, lora_alpha: 4, lora_dropout: 0, use_rslora: false, target_modules: ["q_proj"] };
   const shapes = adapterShapes(model, config);
   const pages = createParameterPages(shapes.map((p) => ({ ...p, decay: true })), "adapter");

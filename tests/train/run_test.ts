@@ -102,7 +102,7 @@ gpuTest("a LoRA run learns and leaves a complete folder, whose adapter has the e
   assert.equal(readAdapter(s.output_dir).config.r, 4);
 
   const { files, evals } = await prepared(s);
-  const model = buildModel(files.config, files.source, { maxPositions: 128 });
+  const model = await buildModel(files.config, files.source, { maxPositions: 128 });
   assert.equal((await evaluate(sft, model, evals)).eval_loss, r.before!.eval_loss, "the base is as before");
   const adapter = loadAdapter(model, s.output_dir);
   assert.equal(
@@ -124,7 +124,7 @@ gpuTest("full fine-tuning leaves a plain model folder that loads", async () => {
     `${r.before!.eval_loss} -> ${r.after!.eval_loss}`,
   );
   const files = openModel(s.output_dir);
-  const model = buildModel(files.config, files.source, { maxPositions: 128 });
+  const model = await buildModel(files.config, files.source, { maxPositions: 128 });
   const { evals } = await prepared(s);
   assert.equal(
     (await evaluate(sft, model, evals)).eval_loss,

@@ -5,7 +5,7 @@
 import { defineKernel, gpu } from "../../gpu/mod.ts";
 import source from "../../../wgsl/non_finite.wgsl" with { type: "text" };
 import { grid1d, rowRanges } from "../grid.ts";
-import { BYTES, shapeError, type Tensor } from "../tensor.ts";
+import { BYTES, keep, shapeError, type Tensor, zeros } from "../tensor.ts";
 
 const kernel = defineKernel("non_finite", source);
 
@@ -37,4 +37,31 @@ export function markNonFinite(x: Tensor, flags: Tensor, slot: number): void {
       groups,
     });
   }
+}
+
+/** Looks at tensors as they are made, and says in the end which of them were not finite. */
+export interface Lookout {
+  /** A tensor beyond the number of them that there is room for is not looked at. */
+  look(name: string, t: Tensor): void;
+  /** In the order in which they were looked at. One readback, and the end of looking. */
+  found(): Promise<{ name: string; what: "NaN" | "infinite" }[]>;
+  /** For who will not ask; twice is harmless. */
+  dispose(): void;
+}
+
+/** @param most tensors to be looked at */
+export function createLookout(most: number): Lookout {
+  const flags = keep(zeros([most], "u32", "scratch"));
+  const names: string[] = [];
+  return {
+    look(name, t) {
+      if (names.length < most) markNonFinite(t, flags, names.push(name) - 1);
+    },
+    async found() {
+      const bits = await flags.data();
+      flags.dispose();
+      return names.flatMap((name, i) => bits[i] ? [{ name, what: bits[i]! & NAN ? "NaN" : "infinite" }] : []);
+    },
+    dispose: () => flags.dispose(),
+  };
 }
