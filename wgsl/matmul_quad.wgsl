@@ -14,21 +14,10 @@ struct Params {
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> w: array<W>;
+@group(0) @binding(2) var<storage, read> w: array<W>;  // shared/weight_quad.wgsl
 @group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> low_x: array<vec4<f32>>;  // where LOW
 @group(0) @binding(5) var<storage, read> low_w: array<vec4<f32>>;
-
-alias W = vec4<u32>;          // vec2<u32> where w is stored in 16 bits
-const W_KIND: u32 = 0u;       // 0 f32, 1 f16, 2 bf16
-const HIGH: u32 = 2u;         // 0 where w is stored in 16 bits
-
-fn load_w(i: u32) -> vec4<f32> {
-  let v = w[i];
-  if (W_KIND == 0u) { return bitcast<vec4<f32>>(vec4<u32>(v.xy, v[HIGH], v[HIGH + 1u])); }
-  if (W_KIND == 1u) { return vec4<f32>(unpack2x16float(v.x), unpack2x16float(v.y)); }
-  return bitcast<vec4<f32>>(vec4<u32>(v.x << 16u, v.x & 0xffff0000u, v.y << 16u, v.y & 0xffff0000u));
-}
 
 // A[m .. m + 3, k .. k + 3], a column a k; past the edge elements repeat
 fn load_a(m: u32, k: u32) -> mat4x4<f32> {

@@ -11,18 +11,8 @@ struct Params {
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read> w: array<W>;
+@group(0) @binding(2) var<storage, read> w: array<W>;  // shared/weight.wgsl
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
-
-alias W = f32;                // u32 where w is stored in 16 bits
-const W_KIND: u32 = 0u;       // 0 f32, 1 f16, 2 bf16
-
-fn load_w(i: u32) -> f32 {
-  if (W_KIND == 0u) { return f32(w[i]); }
-  let word = u32(w[i / 2u]);
-  if (W_KIND == 1u) { let both = unpack2x16float(word); return select(both.x, both.y, (i & 1u) == 1u); }
-  return bitcast<f32>(select(word << 16u, word & 0xffff0000u, (i & 1u) == 1u));
-}
 
 @compute @workgroup_size(8, 8)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {

@@ -11,25 +11,15 @@ struct Params {
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> w: array<W>;
+@group(0) @binding(2) var<storage, read> w: array<W>;  // shared/weight_quad.wgsl
 @group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
 
-alias W = vec4<u32>;          // vec2<u32> where w is stored in 16 bits
-const W_KIND: u32 = 0u;       // 0 f32, 1 f16, 2 bf16
-const HIGH: u32 = 2u;         // 0 where w is stored in 16 bits
 const W_ALONG_K: bool = true;
 const DEPTH: u32 = 16u;       // 64 blocks of 4 x 4 elements in a panel: one an invocation
 const QUADS: u32 = DEPTH / 4u;
 const B_ROW: u32 = 17u;       // one quad more, against bank conflicts
 
 var<workgroup> b: array<vec4<f32>, DEPTH * B_ROW>;
-
-fn load_w(i: u32) -> vec4<f32> {
-  let v = w[i];
-  if (W_KIND == 0u) { return bitcast<vec4<f32>>(vec4<u32>(v.xy, v[HIGH], v[HIGH + 1u])); }
-  if (W_KIND == 1u) { return vec4<f32>(unpack2x16float(v.x), unpack2x16float(v.y)); }
-  return bitcast<vec4<f32>>(vec4<u32>(v.x << 16u, v.x & 0xffff0000u, v.y << 16u, v.y & 0xffff0000u));
-}
 
 // B[k .. k + 3, n .. n + 3], a column a k; past the edge elements repeat
 fn load_b(n: u32, k: u32) -> mat4x4<f32> {

@@ -16,13 +16,11 @@ struct Params {
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read> w: array<W>;
+@group(0) @binding(2) var<storage, read> w: array<W>;  // shared/weight.wgsl
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
 @group(0) @binding(4) var<storage, read> low_x: array<f32>;  // where LOW
 @group(0) @binding(5) var<storage, read> low_w: array<f32>;
 
-alias W = f32;                // u32 where w is stored in 16 bits
-const W_KIND: u32 = 0u;       // 0 f32, 1 f16, 2 bf16
 const X_ALONG_K: bool = true; // neighbours in memory: along K, or along M (N for w)
 const W_ALONG_K: bool = true;
 const LOW: bool = false;
@@ -42,13 +40,6 @@ const B_ROW: u32 = TN + 1u;
 
 var<workgroup> a: array<f32, DEPTH * A_ROW>;
 var<workgroup> b: array<f32, DEPTH * B_ROW>;
-
-fn load_w(i: u32) -> f32 {
-  if (W_KIND == 0u) { return f32(w[i]); }
-  let word = u32(w[i / 2u]);
-  if (W_KIND == 1u) { let both = unpack2x16float(word); return select(both.x, both.y, (i & 1u) == 1u); }
-  return bitcast<f32>(select(word << 16u, word & 0xffff0000u, (i & 1u) == 1u));
-}
 
 // A[m, k] or L[m, k]; selects, not branches: reads past the edge repeat the last element and count as 0
 fn load_a(m: u32, k: u32, low: bool) -> f32 {

@@ -4,6 +4,7 @@
  */
 import { type BufferRange, defineKernel, gpu, type GpuTexture } from "../../gpu/mod.ts";
 import strided from "../../../wgsl/matmul_strided.wgsl" with { type: "text" };
+import weight from "../../../wgsl/shared/weight.wgsl" with { type: "text" };
 import { rowRanges } from "../grid.ts";
 import { BYTES, shapeError, type Tensor } from "../tensor.ts";
 import { fitsQuads, isGemv, launchGemv, launchGemvTexture } from "./gemv.ts";
@@ -22,7 +23,7 @@ import {
 import { isTile, launchTile, type TileKernel, tileTakesLow } from "./matmul_tile.ts";
 import { type StorageKind, storageKind } from "./storage.ts";
 
-const stridedKernel = defineKernel("matmul_strided", strided);
+const stridedKernel = defineKernel("matmul_strided", strided, weight);
 
 /** Which operand is transposed: `nt` is `x w^T`, `nn` is `x w`, `tn` is `x^T w`. */
 export type MatmulLayout = "nt" | "nn" | "tn";

@@ -8,14 +8,16 @@ import { type BufferRange, defineKernel, type Gpu, gpu } from "../../gpu/mod.ts"
 import quad from "../../../wgsl/matmul_quad.wgsl" with { type: "text" };
 import pcg from "../../../wgsl/shared/pcg.wgsl" with { type: "text" };
 import quadTile from "../../../wgsl/shared/quad_tile.wgsl" with { type: "text" };
+import weight from "../../../wgsl/shared/weight.wgsl" with { type: "text" };
+import weightQuad from "../../../wgsl/shared/weight_quad.wgsl" with { type: "text" };
 import subgroup from "../../../wgsl/matmul_subgroup.wgsl" with { type: "text" };
 import tile from "../../../wgsl/matmul_tile.wgsl" with { type: "text" };
 import { dropoutParams } from "./dropout.ts";
 import type { LowRankPiece, Piece } from "./matmul_kernel.ts";
 
-const tileKernel = defineKernel("matmul_tile", tile, pcg);
-const quadKernel = defineKernel("matmul_quad", quad, quadTile, pcg);
-const subgroupKernel = defineKernel("matmul_subgroup", subgroup);
+const tileKernel = defineKernel("matmul_tile", tile, weight, pcg);
+const quadKernel = defineKernel("matmul_quad", quad, quadTile, weightQuad, pcg);
+const subgroupKernel = defineKernel("matmul_subgroup", subgroup, weightQuad);
 
 /** Constants of the kernels: workgroup, elements of y an invocation, depth of the panels. */
 interface TileShape {
