@@ -18,7 +18,7 @@ import { keep, scope, type Tensor } from "../tensor/tensor.ts";
 import { IDLE_BATCHES } from "./loop.ts";
 import type { ReferenceObjective } from "./objectives/preference_loss.ts";
 import { evalItems, type Prepared } from "./prepare.ts";
-import type { Reporter } from "./progress.ts";
+import { progressOf, type Reporter } from "./progress.ts";
 import type { SettingName, TrainSettings } from "./settings.ts";
 import { QUANTIZATION } from "./settings/model.ts";
 
@@ -88,7 +88,10 @@ export async function scoreByOther(
   const files = openChain(await resolveModel(s.ref_model!, base ? { base } : {}));
   let model: Model | undefined;
   try {
-    model = await buildModel(files.config, files.source, { path: files.path, maxPositions });
+    model = await buildModel(files.config, files.source, {
+      ...{ path: files.path, maxPositions, signal: run.signal },
+      onProgress: progressOf(run.reporter, "loading the reference"),
+    });
     await scoreReference(s, { ...run, model, adapter: undefined, hash: contentHashOf(files) });
   } finally {
     model?.dispose();

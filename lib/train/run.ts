@@ -121,6 +121,7 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
       });
     }
   } finally {
+    reporter.done();
     run.files.source.close();
   }
   const { model, adapter, pages } = setUp;

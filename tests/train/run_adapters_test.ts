@@ -100,7 +100,7 @@ gpuTest(
       ...{ init_lora_weights: "QERA", load_in_4bit: true, lora_target_modules: "all-linear", max_steps: 5 },
     });
     await assert.rejects(
-      quietTrain(settings, { signal: AbortSignal.abort() }),
+      quietTrain(settings, {}, 1),
       /Stopped before training began/,
     );
     assert.throws(
@@ -110,6 +110,14 @@ gpuTest(
     sweep(data, settings.output_dir);
   },
 );
+
+gpuTest("stopped while the model is loaded: nothing is written, and the buffers are given back", async () => {
+  const data = dataFolder(), settings = tinySettings(data, { load_in_4bit: true });
+  const signal = AbortSignal.abort();
+  await assert.rejects(quietTrain(settings, { signal }), { code: "model/stopped" });
+  assert.deepEqual([...Deno.readDirSync(settings.output_dir)], []);
+  sweep(data, settings.output_dir);
+});
 
 gpuTest("QERA's ranks stay what they were while the others train, and weight decay is refused", async () => {
   const data = dataFolder();

@@ -90,11 +90,29 @@ export interface QuietRun extends TrainResult {
   notes: string[];
 }
 
-/** Trains without a word on the terminal. */
-export async function quietTrain(s: TrainSettings, options: TrainOptions = {}): Promise<QuietRun> {
+/**
+ * Trains without a word on the terminal.
+ *
+ * @param stopAt the look at the signal, of those after the model is there, at which it has come: the loop looks once a
+ *   step, which then ends and is saved
+ */
+export async function quietTrain(
+  s: TrainSettings,
+  options: TrainOptions = {},
+  stopAt = Infinity,
+): Promise<QuietRun> {
   const notes: string[] = [];
-  const reporter = { step() {}, log() {}, note: (text: string) => void notes.push(text), done() {} };
-  return { ...await train(s, { ...options, reporter }), notes };
+  let loaded = false, looks = 0;
+  const reporter = {
+    ...{ step() {}, log() {}, note: (text: string) => void notes.push(text) },
+    done: () => void (loaded = true), // first said when the model is there
+  };
+  const signal = {
+    get aborted() {
+      return loaded && ++looks >= stopAt;
+    },
+  } as AbortSignal;
+  return { ...await train(s, { signal, ...options, reporter }), notes };
 }
 
 /** The bytes of a file of the output folder, as hexadecimal text for comparison. */

@@ -162,15 +162,9 @@ gpuTest("NEFTune: noise changes training and nothing else, from the seed alone, 
   const data = dataFolder();
   const settings = (more: Partial<TrainSettings> = {}) =>
     tinySettings(data, { max_steps: 4, eval_on_start: true, neftune_noise_alpha: 5, ...more });
-  const run = async (more: Partial<TrainSettings> = {}, stopAfter = Infinity) => {
+  const run = async (more: Partial<TrainSettings> = {}, stopAt = Infinity) => {
     const s = settings(more);
-    let steps = 0;
-    const signal = {
-      get aborted() {
-        return ++steps >= stopAfter;
-      },
-    } as AbortSignal;
-    let r = await quietTrain(s, { signal });
+    let r = await quietTrain(s, {}, stopAt);
     if (r.stopped) r = await quietTrain(s);
     const bytes = bytesOf(s.output_dir);
     sweep(s.output_dir);
