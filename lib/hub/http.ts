@@ -150,7 +150,10 @@ async function follow(
     await response.body?.cancel();
     at = new URL(location, at);
   }
-  throw new NibbleError("hub/redirects", `More than ${MAX_REDIRECTS} redirects`, { where: url });
+  throw new NibbleError("hub/redirects", `More than ${MAX_REDIRECTS} redirects`, {
+    where: url,
+    remedy: "Check HF_ENDPOINT: it should be the address of a Hub, such as https://huggingface.co.",
+  });
 }
 
 /** The innermost message, which names the actual trouble (refused, DNS, reset). */
@@ -186,6 +189,7 @@ function refusal(settings: HubSettings, response: Response, text: string, subjec
   if (code === "EntryNotFound") {
     return new NibbleError("hub/no-file", `${repo} has no file ${file ?? ""} at revision "${revision}"`, {
       where,
+      remedy: "Look at the repository's files, and give a revision that has it.",
     });
   }
   if (response.status === 401 || response.status === 404 || code === "RepoNotFound") {

@@ -74,14 +74,23 @@ export async function correctQuantization(
   const { model } = adapter;
   const source = modelSource(weights, parameterShapes(model.config));
   const layers = [...adapter.layers.values()].filter(({ layer }) => layer.weight instanceof QuantizedTensor);
-  if (layers.length === 0) throw new NibbleError("lora/nothing-to-correct", "No adapted layer is in 4 bits");
+  if (layers.length === 0) {
+    throw new NibbleError("lora/nothing-to-correct", "No adapted layer is in 4 bits", {
+      where: "init_lora_weights",
+      remedy: "QERA makes up for what quantization loses: set load_in_4bit: true, or another start.",
+    });
+  }
   if (layers.some(({ layer }) => source.tensors.get(`${layer.module}.weight`)?.quantized)) {
     throw new NibbleError("lora/needs-weights", "The files hold 4 bits, not what was quantized", {
       where: "init_lora_weights",
       remedy: "Begin from the model in 16 bits; QERA quantizes it and sees what was lost.",
     });
   }
-  if (batches.length === 0) throw new NibbleError("lora/no-tokens", "No tokens to look at");
+  if (batches.length === 0) {
+    throw new NibbleError("lora/no-tokens", "No tokens to look at", {
+      remedy: "Give at least one batch of the data that the adapter will be trained on.",
+    });
+  }
   const init = initOf(adapter.config);
   let done = 0, left = 0;
   for await (const [same, moments] of inputMoments(model, source, layers, batches)) {

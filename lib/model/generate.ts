@@ -65,11 +65,20 @@ export async function generate(
   const { config } = model;
   const limit = model.positions;
   const wanted = options.max_new_tokens ?? 128;
-  if (prompt.length === 0) throw new NibbleError("model/empty-prompt", "The prompt has no tokens");
+  if (prompt.length === 0) {
+    throw new NibbleError("model/empty-prompt", "The prompt has no tokens", {
+      remedy: "Give at least one, such as the tokenizer's bos_token.",
+    });
+  }
   if (prompt.length >= limit) {
     throw new NibbleError(
       "model/too-long",
       `The prompt has ${prompt.length} tokens, the model ${limit} positions`,
+      {
+        where: model.path,
+        remedy:
+          "Shorten it by its oldest turns, or load the model with more maxPositions, if it was trained for them.",
+      },
     );
   }
   if (wanted <= 0) return { ids: [], reason: "length", prefillSeconds: 0, decodeSeconds: 0 };

@@ -230,3 +230,25 @@ Deno.test("local paths: folder, .gguf, relative to the recipe; other files and u
     await assert.rejects(fetchModel(""), failsWith("hub/not-found"));
   });
 });
+
+Deno.test("an endpoint that is no address, redirects in a circle, a file that is not there: each is said", async () => {
+  await withHome({ HF_ENDPOINT: "huggingface.co" }, async () => {
+    await assert.rejects(
+      fetchModel("org/tiny", QUICK),
+      failsWith("hub/endpoint", "HF_ENDPOINT", "https://host"),
+    );
+  });
+  await using hub = startHub({ "org/tiny": REPO });
+  await withHome({ HF_ENDPOINT: hub.url }, async () => {
+    hub.trouble = ({ path }) => new Response(null, { status: 302, headers: { location: path } });
+    await assert.rejects(fetchModel("org/tiny", QUICK), failsWith("hub/redirects", hub.url, "HF_ENDPOINT"));
+    hub.trouble = ({ host, path }) =>
+      host === "hub" && path.endsWith("config.json")
+        ? new Response("", { status: 404, headers: { "x-error-code": "EntryNotFound" } })
+        : undefined;
+    await assert.rejects(
+      fetchModel("org/tiny", QUICK),
+      failsWith("hub/no-file", "org/tiny has no file config.json", "main"),
+    );
+  });
+});

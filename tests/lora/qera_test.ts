@@ -10,7 +10,7 @@ import { modelSource, parameterShapes } from "../../lib/model/parameters.ts";
 import { buildModel } from "../../lib/model/load.ts";
 import { logits, type Model } from "../../lib/model/model.ts";
 import { tensor } from "../../lib/tensor/tensor.ts";
-import { gpuTest, randoms } from "../gpu_helper.ts";
+import { gpuTest, randoms, rejected } from "../gpu_helper.ts";
 import { warmDevice } from "../model/tiny.ts";
 import { adapt, BASE, CONFIG, NF4 } from "./adapt_helper.ts";
 
@@ -306,4 +306,13 @@ gpuTest("QERA wants 4 bits and tokens", async () => {
   await adapted({}, async (_, adapter, files) => {
     await assert.rejects(correctQuantization(adapter, files.source, []), /No tokens to look at/);
   });
+});
+
+gpuTest("without a layer in 4 bits, or without tokens, there is nothing that QERA could do", async () => {
+  using dense = await adapt({ ...QERA, init_lora_weights: true });
+  const run = ({ adapter, files }: typeof dense, batches: Calibration[]) => () =>
+    correctQuantization(adapter, files.source, batches);
+  await rejected(run(dense, [batchOf(TOKENS, 12)]), "lora/nothing-to-correct", /load_in_4bit: true/);
+  using quantized = await adapt(QERA, NF4);
+  await rejected(run(quantized, []), "lora/no-tokens", /at least one batch/);
 });

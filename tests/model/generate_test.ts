@@ -7,7 +7,7 @@ import { buildModel } from "../../lib/model/load.ts";
 import { logits } from "../../lib/model/model.ts";
 import { randomNumbers, sampleToken } from "../../lib/model/sample.ts";
 import { createTokenizer } from "../../lib/text/mod.ts";
-import { gpuTest } from "../gpu_helper.ts";
+import { gpuTest, rejected } from "../gpu_helper.ts";
 import {
   inDoubles,
   memorySource,
@@ -169,3 +169,24 @@ if (there) {
     fn() {},
   });
 }
+
+gpuTest(
+  "a prompt without tokens, and one that fills all positions, are refused; ids must be the vocabulary's",
+  async () => {
+    const raw = tinyConfig();
+    const model = await buildModel(raw, memorySource(raw, tinyWeights(raw, 7)), { maxPositions: 8 });
+    await rejected(() => generate(model, []), "model/empty-prompt", /no tokens.*bos_token/s);
+    await rejected(
+      () => generate(model, Array(8).fill(1)),
+      "model/too-long",
+      /8 tokens, the model 8 positions.*maxPositions/s,
+    );
+    await rejected(
+      () => generate(model, [1, 61]),
+      "tensor/token-id",
+      /id 61 at 1 is outside the vocabulary of 61/,
+    );
+    assert.deepEqual((await generate(model, [1], { max_new_tokens: 0 })).ids, []);
+    model.dispose();
+  },
+);

@@ -97,3 +97,12 @@ Deno.test("overrides: unknown options are errors with the nearest name", () => {
   assert.throws(() => pairs("--lora_r"), /--lora_r needs a value[\s\S]*--lora_r=VALUE/);
   assert.throws(() => pairs("--lora_r", "--packing"), /--lora_r needs a value/);
 });
+
+Deno.test("arguments: a key without a value is refused", () => {
+  for (const words of [["--learning_rate"], ["--learning_rate", "--max_steps=2"]]) {
+    assert.throws(() => pairs(...words), {
+      code: "recipe/no-value",
+      message: /--learning_rate needs a value.*--learning_rate=VALUE/s,
+    });
+  }
+});
