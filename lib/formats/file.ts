@@ -15,7 +15,7 @@ export interface RandomAccessFile {
   readonly size: number;
   /** Fill `into` from `offset`; a file that ends earlier is an error that says so. */
   readInto(into: Uint8Array, offset: number): void;
-  /** The same while the thread goes on, which may read otherwise meanwhile; one at a time. */
+  /** The same while the thread goes on, which may read elsewhere meanwhile. */
   fill(into: Uint8Array, offset: number): Promise<void>;
   close(): void;
 }
@@ -50,7 +50,7 @@ export function openFile(path: string): RandomAccessFile {
     throw e;
   }
   let open = true;
-  let second: Deno.FsFile | undefined; // a file has one position, which reading moves
+  const more: Deno.FsFile[] = [], idle: Deno.FsFile[] = []; // a handle has one position, which reading moves
   const truncated = (end: number, needed: number) =>
     new NibbleError(
       "formats/truncated",
@@ -72,17 +72,18 @@ export function openFile(path: string): RandomAccessFile {
       }
     },
     async fill(into, offset) {
-      second ??= Deno.openSync(path, { read: true });
-      second.seekSync(offset, Deno.SeekMode.Start);
+      const handle = idle.pop() ?? more[more.push(Deno.openSync(path, { read: true })) - 1]!;
+      handle.seekSync(offset, Deno.SeekMode.Start);
       for (let got = 0; got < into.length;) {
-        const n = await second.read(into.subarray(got));
+        const n = await handle.read(into.subarray(got));
         if (n === null) throw truncated(offset + got, offset + into.length);
         got += n;
       }
+      idle.push(handle);
     },
     close() {
       // Twice is harmless: a model and its owner may both let go.
-      if (open) [file, second].forEach((f) => f?.close());
+      if (open) [file, ...more].forEach((f) => f.close());
       open = false;
     },
   };

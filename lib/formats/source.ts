@@ -35,8 +35,8 @@ export interface TensorSource {
   readBytes(name: string, start?: number, end?: number): Uint8Array<ArrayBuffer>;
   /**
    * Fills `into` from byte `start` of a tensor whose stored bytes are its numbers: F32, F16 or BF16, as its `dtype` says.
-   * The thread is free meanwhile; one such read at a time. Undefined, and nothing is read, for any other tensor; an empty
-   * `into` asks. Absent: of no tensor.
+   * The thread is free meanwhile. Undefined, and nothing is read, for any other tensor; an empty `into` asks. Absent: of
+   * no tensor.
    */
   readPlain?(name: string, into: Uint8Array, start: number): Promise<void> | undefined;
   /** Codes and scales of a weight that is stored `quantized`, for use without decoding. */

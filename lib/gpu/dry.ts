@@ -39,7 +39,15 @@ export async function rehearse(
   const stream: CommandStream = {
     uniforms: buffer,
     uniformSlot: () => 0,
-    ...{ launch: none, copy: none, copyToTexture: none, clear: none, write: none, flush: none },
+    ...{
+      launch: none,
+      copy: none,
+      copyToTexture: none,
+      clear: none,
+      write: none,
+      writeTexture: none,
+      flush: none,
+    },
     wait: none,
     fence: () => Promise.resolve(),
     read: (ranges) => Promise.resolve(ranges.map((r) => new ArrayBuffer(r.bytes))),

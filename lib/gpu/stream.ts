@@ -37,6 +37,8 @@ export interface CommandStream {
   copy(from: GpuBuffer, fromOffset: number, to: GpuBuffer, toOffset: number, bytes: number): void;
   /** Fills a texture row by row from a buffer's bytes; the last texel may be partly past the end of what counts. */
   copyToTexture(from: GpuBuffer, offset: number, bytes: number, to: GpuTexture): void;
+  /** The same from the host. */
+  writeTexture(data: Uint8Array<ArrayBuffer>, to: GpuTexture): void;
   clear(buffer: GpuBuffer, offset?: number, bytes?: number): void;
   write(buffer: GpuBuffer, offset: number, data: Uint8Array<ArrayBuffer>): void;
   /** Submits what is encoded. */
@@ -148,16 +150,16 @@ export function createStream(device: GPUDevice, check: () => void, sliceDispatch
       endPass();
       commands().copyBufferToBuffer(from.raw, fromOffset, to.raw, toOffset, bytes);
     },
-    copyToTexture({ raw: buffer }, offset, bytes, { raw: texture, shape: { format, width } }) {
+    copyToTexture({ raw: buffer }, offset, bytes, to) {
       endPass();
-      const texels = Math.ceil(bytes / TEXEL_BYTES[format]), bytesPerRow = width * TEXEL_BYTES[format];
-      const whole = Math.floor(texels / width), rest = texels - whole * width;
-      if (whole > 0) {
-        commands().copyBufferToTexture({ buffer, offset, bytesPerRow }, { texture }, [width, whole]);
+      for (const { from, bytesPerRow, texture, size } of regions(bytes, to)) {
+        commands().copyBufferToTexture({ buffer, offset: offset + from, bytesPerRow }, texture, size);
       }
-      if (rest > 0) {
-        const last = { buffer, offset: offset + whole * bytesPerRow };
-        commands().copyBufferToTexture(last, { texture, origin: [0, whole] }, [rest, 1]);
+    },
+    writeTexture(data, to) {
+      flush();
+      for (const { from, bytesPerRow, texture, size } of regions(data.length, to)) {
+        queue.writeTexture(texture, data, { offset: from, bytesPerRow }, size);
       }
     },
     clear(buffer, offset = 0, bytes = buffer.size - offset) {
@@ -233,4 +235,14 @@ export function createStream(device: GPUDevice, check: () => void, sliceDispatch
     counters: () => ({ ...counters }),
   };
   return stream;
+}
+
+/** The parts of a texture that bytes fill row by row: whole rows, and the beginning of the last one. */
+function regions(bytes: number, { raw: texture, shape: { format, width } }: GpuTexture) {
+  const texels = Math.ceil(bytes / TEXEL_BYTES[format]), bytesPerRow = width * TEXEL_BYTES[format];
+  const whole = Math.floor(texels / width), rest = texels - whole * width;
+  return [
+    { from: 0, bytesPerRow, texture: { texture }, size: [width, whole] },
+    { from: whole * bytesPerRow, bytesPerRow, texture: { texture, origin: [0, whole] }, size: [rest, 1] },
+  ].filter(({ size: [x, y] }) => x! * y! > 0);
 }

@@ -244,7 +244,8 @@ function setWeight(layer: LinearLayer, values: Values): void {
   });
   const step = Math.max(64, Math.floor(PIECE / q.columns / 64) * 64);
   for (let row = 0; row < q.rows; row += step) {
-    quantizeRows(q, row, values.slice(row * q.columns, Math.min(q.rows, row + step) * q.columns));
+    const part = values.slice(row * q.columns, Math.min(q.rows, row + step) * q.columns);
+    quantizeRows(q, row, { dtype: "f32", values: part });
   }
   finishQuantized(q);
   layer.weight = q;

@@ -17,6 +17,8 @@ import {
 
 /** Bytes of a tensor that are read at a time. */
 const CHUNK_BYTES = 4 * 2 ** 20;
+/** Chunks that are read ahead: some take longer to read than to work on, others less. */
+const AHEAD = 3;
 /** Hands out one array again and again, made anew only when more is asked for. */
 export function reusable(): (bytes: number) => Uint8Array<ArrayBuffer> {
   let held = new Uint8Array();
@@ -60,34 +62,37 @@ function* pieces(
 }
 
 /**
- * Reads tensors one after the other, the next chunk while the one before is worked on. A chunk is gone when the next is
- * asked for.
+ * Reads tensors one after the other, the next chunks while one is worked on. A chunk is gone when the next is asked for.
  */
 export async function* chunks(
   specs: Iterable<{ name: string; shape: readonly number[] }>,
   { source, rehearsal }: { source: TensorSource; rehearsal: boolean },
 ): AsyncGenerator<Chunk, undefined> {
-  const arrays = [reusable(), reusable()];
+  const arrays = Array.from({ length: AHEAD + 1 }, reusable);
   let taken = 0;
   const fetch = async ({ name, start, end, type }: Piece): Promise<Uint8Array<ArrayBuffer>> => {
     const width = DTYPE_BYTES[type ?? "F32"];
     if (!type && !rehearsal) return bytesOf(source.readF32(name, start, end));
-    const bytes = arrays[taken++ % 2]!((end - start) * width);
+    const bytes = arrays[taken++ % arrays.length]!((end - start) * width);
     if (!rehearsal) await source.readPlain!(name, bytes, start * width);
     return bytes;
   };
   const all = pieces(specs, source);
-  let ahead: Promise<Uint8Array<ArrayBuffer>> | undefined;
+  // the one in work and those ahead; decoding is this thread's own work, and gains nothing by an early start
+  const queue: { piece: Piece; bytes: Promise<Uint8Array<ArrayBuffer>> | undefined }[] = [];
+  const fill = () => {
+    while (queue.length <= AHEAD) {
+      const { value: piece, done } = all.next();
+      if (done) return;
+      const bytes = piece.type ? fetch(piece) : undefined;
+      bytes?.catch(() => {}); // heard of when its turn comes
+      queue.push({ piece, bytes });
+    }
+  };
   try {
-    let next = all.next();
-    while (!next.done) {
-      const { name, start, end, columns, type } = next.value;
-      const bytes = await (ahead ?? fetch(next.value));
-      next = all.next();
-      // decoding is this thread's own work, and gains nothing by an early start
-      ahead = !next.done && next.value.type ? fetch(next.value) : undefined;
-      ahead?.catch(() => {}); // heard of when its turn comes
-      const { buffer, byteOffset, length } = bytes;
+    for (fill(); queue.length > 0; queue.shift(), fill()) {
+      const { piece, bytes } = queue[0]!, { name, start, end, columns, type } = piece;
+      const { buffer, byteOffset, length } = await (bytes ?? fetch(piece));
       const values = type === "F32" || !type
         ? new Float32Array(buffer, byteOffset, length / 4)
         : new Uint16Array(buffer, byteOffset, length / 2);
@@ -95,7 +100,7 @@ export async function* chunks(
       yield { name, row: start / columns, rows: (end - start) / columns, dtype, values };
     }
   } finally {
-    await ahead?.catch(() => {}); // the file must not be closed under it
+    await Promise.allSettled(queue.map(({ bytes }) => bytes)); // the file must not be closed under them
   }
 }
 

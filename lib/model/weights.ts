@@ -13,7 +13,7 @@ import {
   quantizeRows,
 } from "../quant/mod.ts";
 import { createLookout } from "../tensor/ops/non_finite.ts";
-import { empty, keep, scope, type Tensor, tensor } from "../tensor/tensor.ts";
+import { empty, keep, type Tensor } from "../tensor/tensor.ts";
 import { checkFinite, type Chunk, chunks, inF32, reusable } from "./chunks.ts";
 import type { BuildOptions, QuantizationConfig } from "./load.ts";
 import type { ParameterSpec } from "./parameters.ts";
@@ -95,9 +95,7 @@ export function openWeights(
       const { name, shape } = spec;
       const q = createQuantized(shape, { ...config, name });
       return await orDispose(q, async () => {
-        for await (const { row, rows, dtype, values } of chunksOf(spec)) {
-          scope(() => quantizeRows(q, row, tensor(values, [rows, shape[1]!], dtype, "scratch")));
-        }
+        for await (const chunk of chunksOf(spec)) quantizeRows(q, chunk.row, chunk);
         // a block's scale is not finite where one of its numbers is not: fewer to look at, and the device does
         lookout.look(name, q.absmax);
         finishQuantized(q);

@@ -3,11 +3,16 @@
  * @module
  */
 import { NibbleError } from "../errors.ts";
-import { adapterKind, defineKernel, gpu } from "../gpu/mod.ts";
+import { adapterKind, type BufferRange, defineKernel, gpu, type GpuTexture } from "../gpu/mod.ts";
 import { grid1d } from "../tensor/grid.ts";
-import { launchThroughTextures, TEXTURE_BYTES, toTexture } from "../tensor/ops/matmul_texture.ts";
+import {
+  launchThroughTextures,
+  TEXTURE_BYTES,
+  toTexture,
+  uploadTexture,
+} from "../tensor/ops/matmul_texture.ts";
 import { sum } from "../tensor/ops/reduce.ts";
-import { storageKind } from "../tensor/ops/storage.ts";
+import { type StorageKind, storageKind } from "../tensor/ops/storage.ts";
 import { noGrad } from "../tensor/tape.ts";
 import { BYTES, empty, keep, scope, shapeError, Tensor, tensor } from "../tensor/tensor.ts";
 import reciprocal from "../../wgsl/shared/reciprocal.wgsl" with { type: "text" };
@@ -80,29 +85,23 @@ export function rowQuantum(q: Pick<QuantizedTensor, "columns" | "blocksize">): n
   return q.blocksize / a;
 }
 
+/** Numbers on the host, as a tensor of the same type holds them. */
+export interface HostNumbers {
+  dtype: "f32" | "f16" | "bf16";
+  values: Float32Array<ArrayBuffer> | Uint16Array<ArrayBuffer>;
+}
+
 /**
  * Quantizes rows `[rowStart, rowStart + chunk's rows)`, so that a huge weight passes through in parts.
  *
- * @param chunk numbers of whole rows: f32, f16 or bf16 on the device, f32 on the host
+ * @param chunk numbers of whole rows, on the device or on the host
  * @throws NibbleError `quant/rows` when the rows do not begin and end with a block (see {@link rowQuantum})
  */
-export function quantizeRows(
-  q: QuantizedTensor,
-  rowStart: number,
-  chunk: Tensor | Float32Array<ArrayBuffer>,
-): void {
-  if (!(chunk instanceof Tensor)) {
-    const t = keep(tensor(chunk, [chunk.length], "f32", "scratch"));
-    try {
-      return quantizeRows(q, rowStart, t);
-    } finally {
-      t.dispose();
-    }
-  }
-  const start = rowStart * q.columns, n = chunk.size;
+export function quantizeRows(q: QuantizedTensor, rowStart: number, chunk: Tensor | HostNumbers): void {
+  const start = rowStart * q.columns, n = chunk instanceof Tensor ? chunk.size : chunk.values.length;
   const rows = n / q.columns, last = start + n === q.size;
   if (!Number.isInteger(rows) || start + n > q.size) {
-    throw shapeError("quantizeRows", `${chunk.dtype} [${chunk.shape}] at row ${rowStart} of [${q.shape}]`);
+    throw shapeError("quantizeRows", `${n} numbers at row ${rowStart} of [${q.shape}]`);
   }
   if (start % q.blocksize !== 0 || (n % q.blocksize !== 0 && !last)) {
     throw new NibbleError(
@@ -114,49 +113,64 @@ export function quantizeRows(
       },
     );
   }
+  // llvmpipe loads storage buffers lane by lane: through a texture all of it is 8 times as fast
+  const texels = adapterKind(gpu()) === "llvmpipe" && n % q.blocksize === 0;
+  if (!texels && !(chunk instanceof Tensor)) {
+    const t = keep(tensor(chunk.values, [rows, q.columns], chunk.dtype, "scratch"));
+    try {
+      return quantizeRows(q, rowStart, t);
+    } finally {
+      t.dispose();
+    }
+  }
   // parts begin on multiples of 256 bytes, of 16-bit numbers too
-  const unit = Math.max(128, q.blocksize);
-  const most = adapterKind(gpu()) === "llvmpipe"
-    ? Math.min(gpu().maxBinding, TEXTURE_BYTES)
-    : gpu().maxBinding;
-  const step = Math.max(unit, Math.floor(most / BYTES[chunk.dtype] / unit) * unit);
+  const size = BYTES[chunk.dtype], unit = Math.max(128, q.blocksize);
+  const most = texels ? Math.min(gpu().maxBinding, TEXTURE_BYTES) : gpu().maxBinding;
+  const step = Math.max(unit, Math.floor(most / size / unit) * unit);
   for (let from = 0; from < n; from += step) {
-    launchQuantize({ q, chunk, from, to: Math.min(n, from + step), at: start + from });
+    const part = Math.min(n, from + step) - from;
+    const x = partOf(chunk, from * size, part * size, texels);
+    launchQuantize({ q, x, kind: storageKind("quantize", chunk), n: part, at: start + from });
+    if ("view" in x) gpu().pool.release(x);
   }
 }
 
-/** Elements `[from, to)` of a chunk, which are those from `at` on of the weight. */
+/** Some bytes of a chunk for the device; in a texture, which is the caller's to release, or where they lie. */
+function partOf(chunk: Tensor | HostNumbers, at: number, bytes: number, texels: boolean): Part["x"] {
+  if (!(chunk instanceof Tensor)) {
+    const { buffer, byteOffset } = chunk.values;
+    return uploadTexture(new Uint8Array(buffer, byteOffset + at, bytes), "rgba32uint");
+  }
+  const range = { buffer: chunk.buffer, offset: chunk.offset + at, bytes };
+  return texels ? toTexture(range, "rgba32uint") : range;
+}
+
+/** Some numbers of a chunk, which are those from `at` on of the weight. */
 interface Part {
   q: QuantizedTensor;
-  chunk: Tensor;
-  from: number;
-  to: number;
+  x: BufferRange | GpuTexture;
+  kind: StorageKind;
+  n: number;
   at: number;
 }
 
-function launchQuantize({ q, chunk, from, to, at }: Part): void {
-  const { blocksize, codeBook: book } = q, size = BYTES[chunk.dtype], n = to - from;
+function launchQuantize({ q, x, kind, n, at }: Part): void {
+  const { blocksize, codeBook: book } = q, through = "view" in x;
   const words = span(q.packed, at / 2, Math.ceil((at + n) / 8) * 4);
   const absmax = span(q.absmax, at / blocksize * 4, Math.ceil((at + n) / blocksize) * 4);
   const { groups, row } = grid1d(Math.ceil(n / blocksize / 64), 64);
-  const x = { buffer: chunk.buffer, offset: chunk.offset + from * size, bytes: n * size };
   const limits = Array.from(book.thresholds, (v, i) => [`T${i}`, v]);
-  // llvmpipe loads storage buffers lane by lane: through a texture all of it is 8 times as fast
-  const through = adapterKind(gpu()) === "llvmpipe" && n % blocksize === 0
-    ? toTexture(x, "rgba32uint")
-    : undefined;
   gpu().kernels.launch(through ? textureKernel : kernel, {
     entry: "quantize",
     consts: {
-      ...{ BLOCK: blocksize, X_KIND: storageKind("quantize", chunk) },
+      ...{ BLOCK: blocksize, X_KIND: kind },
       ...(through ? { HELD: Math.min(blocksize / 8, MOST_HELD) } : {}),
       ...(book.quantType === "nf4" ? {} : { MAGNITUDE: book.magnitude, ...Object.fromEntries(limits) }),
     },
     params: { n, row, first_word: at / 8 - words.first, first_block: at / blocksize - absmax.first },
-    bind: { x: through ?? x, words: words.range, absmax: absmax.range },
+    bind: { x, words: words.range, absmax: absmax.range },
     groups,
   });
-  if (through) gpu().pool.release(through);
 }
 
 /**

@@ -53,11 +53,12 @@ Deno.test("reading at offsets, past the end, and closing twice", async () => {
   file.readInto(into, 7);
   assert.equal(new TextDecoder().decode(into), "789");
   throwsCode(() => file.readInto(into, 8), "formats/truncated", "byte 10", "up to 11");
-  // the thread goes on, and reads elsewhere, while an array is filled
-  const later = new Uint8Array(4), filled = file.fill(later, 2);
+  // the thread goes on, and reads elsewhere, while arrays are filled
+  const later = new Uint8Array(4), also = new Uint8Array(2);
+  const filled = [file.fill(later, 2), file.fill(also, 8)];
   file.readInto(into, 0);
-  await filled;
-  assert.deepEqual([...later, ...into].map((b) => b - 48), [2, 3, 4, 5, 0, 1, 2]);
+  await Promise.all(filled);
+  assert.deepEqual([...later, ...also, ...into].map((b) => b - 48), [2, 3, 4, 5, 8, 9, 0, 1, 2]);
   await assert.rejects(
     file.fill(into, 9),
     (e: unknown) =>

@@ -170,66 +170,69 @@ gpuTest(
   },
 );
 
-gpuTest(
-  "the next chunk is read while one is worked on, and none is under way when reading ends",
-  async () => {
-    const columns = 64, rows = 2 ** 20 / 64 * 3 + 5; // chunks of 4 MiB: three and a rest
-    const specs = [{ name: "a", shape: [rows, columns] }, { name: "b", shape: [3] }, {
-      name: "c",
-      shape: [columns],
-    }];
-    const info = (name: string, dtype: string, shape: number[]) =>
-      [name, { name, dtype, shape, bytes: 0 }] as const;
-    const log: string[] = [];
-    const source: TensorSource = {
-      path: "(test)",
-      tensors: new Map([
-        info("a", "F32", [rows, columns]),
-        info("b", "Q8_0", [3]),
-        info("c", "F32", [columns]),
-      ]),
-      readF32: (name) => (log.push(`decode ${name}`), Float32Array.of(1, 2, 3)),
-      readBytes: () => assert.fail("not asked for"),
-      readPlain(name, into, start) {
-        if (name === "b") return undefined;
-        if (into.length === 0) return Promise.resolve();
-        log.push(`begin ${name} ${start / 2 ** 20}`);
-        return new Promise((done) =>
-          setTimeout(() => {
-            new Float32Array(into.buffer, into.byteOffset, into.length / 4).fill(start / 2 ** 20);
-            log.push(`end ${name} ${start / 2 ** 20}`);
-            done();
-          }, 5)
-        );
-      },
-      close() {},
-    };
-    for await (const { name, row, rows, values } of chunks(specs, { source, rehearsal: false })) {
-      log.push(`work ${name} ${row} ${rows} ${values[0]} ${values.at(-1)}`);
-      await new Promise((done) => setTimeout(done, 20));
-      log.push(`worked ${values[0]}`); // the one that is read meanwhile goes elsewhere
-    }
-    const step = 2 ** 20 / 64, of = (k: number) => [`end a ${4 * k}`, `worked ${4 * k - 4}`];
-    assert.deepEqual(log, [
-      ...["begin a 0", "end a 0"],
-      ...["begin a 4", `work a 0 ${step} 0 0`, ...of(1)],
-      ...["begin a 8", `work a ${step} ${step} 4 4`, ...of(2)],
-      ...["begin a 12", `work a ${2 * step} ${step} 8 8`, ...of(3)],
-      ...[`work a ${3 * step} 5 12 12`, "worked 12"],
-      ...["decode b", "begin c 0", "work b 0 1 1 3", "end c 0", "worked 1"],
-      ...["work c 0 1 0 0", "worked 0"],
-    ]);
-    log.length = 0;
-    await assert.rejects(async () => {
-      for await (const _ of chunks(specs, { source, rehearsal: false })) throw new Error("no room");
-    }, /no room/);
-    assert.deepEqual(
-      log,
-      ["begin a 0", "end a 0", "begin a 4", "end a 4"],
-      "waited for before the error goes on",
-    );
-  },
-);
+Deno.test("the next chunks are read while one is worked on, and none is under way when reading ends", async () => {
+  const columns = 64, step = 2 ** 20 / columns, rows = 6 * step + 5; // chunks of 4 MiB: six and a rest
+  const specs = [{ name: "a", shape: [rows, columns] }, { name: "b", shape: [3] }, {
+    name: "c",
+    shape: [columns],
+  }];
+  const info = (name: string, dtype: string, shape: number[]) =>
+    [name, { name, dtype, shape, bytes: 0 }] as const;
+  const log: string[] = [];
+  const source: TensorSource = {
+    path: "(test)",
+    tensors: new Map([
+      info("a", "F32", [rows, columns]),
+      info("b", "Q8_0", [3]),
+      info("c", "F32", [columns]),
+    ]),
+    readF32: () => Float32Array.of(1, 2, 3),
+    readBytes: () => assert.fail("not asked for"),
+    readPlain(name, into, start) {
+      if (name === "b") return undefined;
+      if (into.length === 0) return Promise.resolve();
+      const at = start / 2 ** 22;
+      log.push(`begin ${name}${at}`);
+      // some are there sooner than those before them
+      return new Promise((done) =>
+        setTimeout(() => {
+          new Float32Array(into.buffer, into.byteOffset, into.length / 4).fill(at);
+          log.push(`end ${name}${at}`);
+          done();
+        }, at * 2 % 3 * 5)
+      );
+    },
+    close() {},
+  };
+  const got: [string, number, number][] = [];
+  for await (const { name, row, rows, values } of chunks(specs, { source, rehearsal: false })) {
+    log.push(`work ${name}${row / step}`);
+    await new Promise((done) => setTimeout(done, 12));
+    got.push([name, row, rows]);
+    const own = name === "b" ? [1, 3] : [row / step, row / step];
+    assert.deepEqual([values[0], values.at(-1)], own, "those that are read meanwhile go elsewhere");
+  }
+  const whole = Array.from({ length: 6 }, (_, k) => ["a", k * step, step]);
+  assert.deepEqual(got, [...whole, ["a", 6 * step, 5], ["b", 0, 1], ["c", 0, 1]]);
+  const begun = log.slice(0, log.indexOf("work a0")).filter((line) => /begin/.test(line));
+  assert.deepEqual(begun, ["begin a0", "begin a1", "begin a2", "begin a3"]);
+  const ahead = log.map((_, i) => {
+    const count = (what: string) => log.slice(0, i + 1).filter((line) => line.startsWith(what)).length;
+    return count("begin") - count("work");
+  });
+  assert.equal(Math.max(...ahead), 4, "no more than the next, and three after it");
+
+  log.length = 0;
+  await assert.rejects(async () => {
+    for await (const _ of chunks(specs, { source, rehearsal: false })) throw new Error("no room");
+  }, /no room/);
+  const both = (k: number) => [`begin a${k}`, `end a${k}`];
+  assert.deepEqual(
+    log.toSorted(),
+    [0, 1, 2, 3].flatMap(both).toSorted(),
+    "waited for before the error goes on",
+  );
+});
 
 gpuTest("a signal ends the loading, and gives everything back", async () => {
   const raw = tinyConfig(), source = memorySource(raw, tinyWeights(raw, 8));

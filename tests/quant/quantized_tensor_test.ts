@@ -213,7 +213,8 @@ Deno.test("row by row gives the bytes of the whole, and never a dense copy", asy
     gpu.pool.resetPeak();
     const before = gpu.pool.report().peakBytes;
     for (let r = 0; r < rows; r += unit) {
-      quantizeRows(q, r, x.slice(r * columns, Math.min(rows, r + unit) * columns));
+      const values = x.slice(r * columns, Math.min(rows, r + unit) * columns);
+      quantizeRows(q, r, { dtype: "f32", values });
     }
     finishQuantized(q);
     finishQuantized(q);
@@ -229,8 +230,9 @@ Deno.test("row by row gives the bytes of the whole, and never a dense copy", asy
 Deno.test("rows that cut a block are refused with the right multiple", () => {
   using q = createQuantized([64, 100]);
   assert.equal(rowQuantum(q), 16);
-  assert.throws(() => quantizeRows(q, 0, new Float32Array(300)), /multiples of 16 rows/);
-  assert.throws(() => quantizeRows(q, 60, new Float32Array(500)), /tensor\/shape|quantizeRows/);
+  const zeros = (n: number) => ({ dtype: "f32", values: new Float32Array(n) }) as const;
+  assert.throws(() => quantizeRows(q, 0, zeros(300)), /multiples of 16 rows/);
+  assert.throws(() => quantizeRows(q, 60, zeros(500)), /tensor\/shape|quantizeRows/);
 });
 
 Deno.test("ranges of rows decode to the same numbers, in tensors wider than a binding too", async () => {

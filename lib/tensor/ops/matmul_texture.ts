@@ -235,6 +235,13 @@ export function toTexture(range: Piece["x"], format: TextureShape["format"]): Gp
   return texture;
 }
 
+/** {@link toTexture} of bytes on the host, a whole number of texels. */
+export function uploadTexture(bytes: Uint8Array<ArrayBuffer>, format: TextureShape["format"]): GpuTexture {
+  const texture = textureFor(bytes.length / TEXEL_BYTES[format], format);
+  gpu().stream.writeTexture(bytes, texture);
+  return texture;
+}
+
 /** Bytes from which a kernel that reads each element a few times gains from textures, copies included. */
 const WORTH_BYTES = 2 ** 18;
 

@@ -19,9 +19,11 @@ const KINDS: Partial<Record<DType, StorageKind>> = { f32: 0, f16: 1, bf16: 2 };
  *
  * @throws NibbleError `tensor/shape` for integers
  */
-export function storageKind(op: string, w: Tensor): StorageKind {
+export function storageKind(op: string, w: { dtype: DType; shape?: readonly number[] }): StorageKind {
   const kind = KINDS[w.dtype];
-  if (kind === undefined) throw shapeError(op, `w [${w.shape}] is ${w.dtype}, not a floating-point type`);
+  if (kind === undefined) {
+    throw shapeError(op, `w [${w.shape ?? ""}] is ${w.dtype}, not a floating-point type`);
+  }
   return kind;
 }
 
