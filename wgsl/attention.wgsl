@@ -280,7 +280,7 @@ fn backward_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
       acc_v[r * VECS + c] = vec4(0.0);
     }
   }
-  for (var h = me.head * each; h < (me.head + 1u) * each; h++) {
+  for (var h = me.head * each + p.h_from; h < me.head * each + p.h_to; h++) {
     let q0 = p.q_base + (me.batch * p.time * p.heads + h) * VECS;
     let row0 = p.row_base + me.batch * p.time * p.heads + h;
     var i0 = next_group(batch_row, me.first, end, span);
@@ -334,8 +334,9 @@ fn backward_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
   for (var r = 0u; r < ROWS; r++) { // @unroll
     if (me.own && me.row + r < p.time) {
       for (var c = 0u; c < VECS; c++) { // @unroll
-        dk[kv0[r] + c] = acc_k[r * VECS + c];
-        dv[kv0[r] + c] = acc_v[r * VECS + c];
+        let at = kv0[r] + c;
+        dk[at] = select(dk[at], vec4(0.0), p.h_from == 0u) + acc_k[r * VECS + c];
+        dv[at] = select(dv[at], vec4(0.0), p.h_from == 0u) + acc_v[r * VECS + c];
       }
     }
   }

@@ -277,7 +277,7 @@ fn backward_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
   // the window may be all ones
   let reach = select(p.time, min(p.time, last + p.window), p.window < p.time);
   let end = max(first, visible(batch_row, first, reach, documents, lane).high) + 1u;
-  var h = head * each;
+  var h = head * each + p.h_from;
   loop {
     let row0 = batch * p.time * p.heads + h;
     var i0 = first;
@@ -339,14 +339,15 @@ fn backward_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
     }
     continuing {
       h++;
-      break if h >= (head + 1u) * each;
+      break if h >= head * each + p.h_to;
     }
   }
   for (var r = 0u; r < ROW_BLOCKS; r++) { // @unroll
     if (first + r * LANES + lane <= last) {
       for (var c = 0u; c < VECS; c++) { // @unroll
-        dk[kv0[r] + c] = acc_k[r * VECS + c];
-        dv[kv0[r] + c] = acc_v[r * VECS + c];
+        let at = kv0[r] + c;
+        dk[at] = select(dk[at], vec4(0.0), p.h_from == 0u) + acc_k[r * VECS + c];
+        dv[at] = select(dv[at], vec4(0.0), p.h_from == 0u) + acc_v[r * VECS + c];
       }
     }
   }

@@ -6,6 +6,7 @@ struct Params {
   columns: u32,
   row: u32,     // invocations in one grid row
   scale: f32,
+  add: u32,     // 1: add to y
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
@@ -24,7 +25,7 @@ fn row_sum(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
     workgroupBarrier();
     if (lane < step) { part[lane] += part[lane + step]; }
   }
-  if (lane == 0u) { y[r] = part[0] * p.scale; }
+  if (lane == 0u) { y[r] = select(0.0, y[r], p.add == 1u) + part[0] * p.scale; }
 }
 
 @compute @workgroup_size(64)
@@ -33,7 +34,7 @@ fn column_sum(@builtin(global_invocation_id) id: vec3<u32>) {
   if (c >= p.columns) { return; }
   var sum = 0.0;
   for (var r = 0u; r < p.rows; r++) { sum += x[r * p.columns + c]; }
-  y[c] = sum * p.scale;
+  y[c] = select(0.0, y[c], p.add == 1u) + sum * p.scale;
 }
 
 // y[row, :] = x[row] * scale, the gradient of row_sum

@@ -44,17 +44,21 @@ interface Piece {
   type: PlainDtype | undefined;
 }
 
-/** The tensors in pieces of whole rows, a multiple of 64 of them. */
-function* pieces(
-  specs: Iterable<{ name: string; shape: readonly number[] }>,
-  source: TensorSource,
-): Generator<Piece> {
-  for (const { name, shape } of specs) {
+/** A tensor to be read, in chunks of a multiple of 64 rows, or of a greater power of two. */
+export interface ChunkSpec {
+  name: string;
+  shape: readonly number[];
+  multiple?: number;
+}
+
+function* pieces(specs: Iterable<ChunkSpec>, source: TensorSource): Generator<Piece> {
+  for (const { name, shape, multiple = 64 } of specs) {
+    const unit = Math.max(64, multiple);
     const columns = shape.at(-1)!, size = elementCount(shape);
     const stored = source.tensors.get(name)!.dtype;
     const type = isPlain(stored) && source.readPlain?.(name, new Uint8Array(), 0) ? stored : undefined;
-    const step = Math.max(64, Math.floor(CHUNK_BYTES / DTYPE_BYTES[type ?? "F32"] / columns / 64) * 64) *
-      columns;
+    const rows = Math.floor(CHUNK_BYTES / DTYPE_BYTES[type ?? "F32"] / columns / unit) * unit;
+    const step = Math.max(unit, rows) * columns;
     for (let start = 0; start < size; start += step) {
       yield { name, start, end: Math.min(size, start + step), columns, type };
     }
@@ -65,7 +69,7 @@ function* pieces(
  * Reads tensors one after the other, the next chunks while one is worked on. A chunk is gone when the next is asked for.
  */
 export async function* chunks(
-  specs: Iterable<{ name: string; shape: readonly number[] }>,
+  specs: Iterable<ChunkSpec>,
   { source, rehearsal }: { source: TensorSource; rehearsal: boolean },
 ): AsyncGenerator<Chunk, undefined> {
   const arrays = Array.from({ length: AHEAD + 1 }, reusable);

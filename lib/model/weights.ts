@@ -11,10 +11,11 @@ import {
   fromQuantState,
   type QuantizedTensor,
   quantizeRows,
+  rowQuantum,
 } from "../quant/mod.ts";
 import { createLookout } from "../tensor/ops/non_finite.ts";
 import { empty, keep, type Tensor } from "../tensor/tensor.ts";
-import { checkFinite, type Chunk, chunks, inF32, reusable } from "./chunks.ts";
+import { checkFinite, type Chunk, chunks, type ChunkSpec, inF32, reusable } from "./chunks.ts";
 import type { BuildOptions, QuantizationConfig } from "./load.ts";
 import type { ParameterSpec } from "./parameters.ts";
 import { encodeAs, frozenType } from "./storage.ts";
@@ -48,10 +49,16 @@ export interface Weights {
 export function openWeights(
   source: TensorSource,
   specs: readonly ParameterSpec[],
-  { allocate, torch_dtype, rehearsal = false }: BuildOptions,
+  { allocate, torch_dtype, quantization, rehearsal = false }: BuildOptions,
   advance: (parameters: number) => void,
 ): Weights {
-  const reading = chunks(specs, { source, rehearsal });
+  const inBlocks = ({ name, shape, quantizable }: ParameterSpec): ChunkSpec => ({
+    ...{ name, shape },
+    ...(quantization && quantizable
+      ? { multiple: rowQuantum({ columns: shape.at(-1)!, blocksize: quantization.blocksize }) }
+      : {}),
+  });
+  const reading = chunks(specs.map(inBlocks), { source, rehearsal });
   const decoded = reusable();
   const lookout = createLookout(specs.length);
   let inFlight = 0;

@@ -4,7 +4,7 @@
  */
 import { type BufferRange, defineKernel, gpu } from "../gpu/mod.ts";
 import source from "../../wgsl/adafactor.wgsl" with { type: "text" };
-import { grid1d, rowLanes, rowRanges } from "../tensor/grid.ts";
+import { grid1d, mostRounds, rowLanes, rowRanges } from "../tensor/grid.ts";
 import { keep, type Tensor, zeros } from "../tensor/tensor.ts";
 import type { Updater, UpdaterOptions } from "./optimizer.ts";
 import type { ParameterPages, PlacedParameter } from "./pages.ts";
@@ -38,7 +38,7 @@ export function createAdafactor(
   }));
   const mostRows = all.reduce((n, { rows }) => Math.max(n, rows), 0);
   const sums = keep(zeros([2 + mostRows], "f32", "optimizer"));
-  const LANES = rowLanes();
+  const LANES = rowLanes(2 * all.reduce((n, { rows, columns }) => Math.max(n, rows, columns), 0));
 
   return {
     hostBytes: 0,
@@ -80,7 +80,8 @@ export function createAdafactor(
           launch("vector_apply", ["metrics", "grads", "w", "v", "sums"], whole, size);
           return;
         }
-        const ranges = [...rowRanges(rows, [4 * columns])];
+        // a column is walked in 64s, so by one round in 64 more
+        const ranges = [...rowRanges(rows, [4 * columns], mostRounds() * 64 / 65)];
         for (const range of ranges) launch("rows", ["metrics", "grads", "r"], range, columns);
         for (const range of ranges) launch("columns", ["metrics", "grads", "c"], range, rows, columns, 64);
         launch("mean", ["r", "sums"], whole, rows, 1);

@@ -2,6 +2,7 @@
  * Grids and row ranges: the one place that cuts work into what one dispatch and one binding may cover.
  * @module
  */
+import { NibbleError } from "../errors.ts";
 import { adapterKind, gpu } from "../gpu/mod.ts";
 
 /** Workgroups in x and y for `count` workgroups, and the invocations of one grid row. */
@@ -21,10 +22,15 @@ export function grid1d(count: number, size: number): Grid {
  * Cuts `rows` into ranges such that every operand's part fits one binding and starts on a multiple of 256 bytes.
  *
  * @param rowBytes bytes of one row of each operand
+ * @param most rows of a range, such as an invocation may walk
  */
-export function* rowRanges(rows: number, rowBytes: readonly number[]): Generator<[number, number]> {
+export function* rowRanges(
+  rows: number,
+  rowBytes: readonly number[],
+  most: number = Infinity,
+): Generator<[number, number]> {
   const widest = Math.max(...rowBytes);
-  const fit = Math.floor(gpu().maxBinding / widest);
+  const fit = Math.min(most, Math.floor(gpu().maxBinding / widest));
   if (fit >= rows) {
     yield [0, rows];
     return;
@@ -35,11 +41,39 @@ export function* rowRanges(rows: number, rowBytes: readonly number[]): Generator
 }
 
 /**
- * Invocations that share a row in reductions: 64, or 8 on software adapters, whose lanes are a processor's vector
- * and which pay dearly for barriers between vectors.
+ * Rounds of loops that one invocation may take, all its loops together: Mesa's llvmpipe leaves a loop when 65,535 are
+ * spent, and says nothing (`LP_MAX_TGSI_LOOP_ITERATIONS`; one counter an invocation). Loops that are written out do not
+ * count.
  */
-export function rowLanes(): number {
-  return adapterKind(gpu()) === "gpu" ? 64 : 8;
+export function mostRounds(): number {
+  return adapterKind(gpu()) === "llvmpipe" ? 60_000 : Infinity;
+}
+
+/**
+ * For kernels whose work cannot be shared out further.
+ *
+ * @throws NibbleError `tensor/rounds` where an invocation would take more than {@link mostRounds}
+ */
+export function checkRounds(op: string, rounds: number): void {
+  if (rounds <= mostRounds()) return;
+  throw new NibbleError("tensor/rounds", `${op} would take ${Math.ceil(rounds)} rounds of a loop`, {
+    where: `${gpu().name} leaves a loop after 65,535 of them, without a word`,
+    remedy: "Lower max_length or the batch size, or run on a GPU.",
+  });
+}
+
+/**
+ * Invocations that share a row in reductions: 64, or 8 on software adapters, whose lanes are a processor's vector
+ * and which pay dearly for barriers between vectors; more where so few would take too many rounds.
+ *
+ * @param rounds of all loops over a row, before they are shared out
+ * @throws NibbleError `tensor/rounds`
+ */
+export function rowLanes(rounds: number): number {
+  if (adapterKind(gpu()) === "gpu") return 64;
+  const lanes = [8, 64, 256].find((n) => rounds / n <= mostRounds()) ?? 256;
+  checkRounds("A row", rounds / lanes);
+  return lanes;
 }
 
 /**

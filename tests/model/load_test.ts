@@ -234,6 +234,19 @@ Deno.test("the next chunks are read while one is worked on, and none is under wa
   );
 });
 
+gpuTest("a weight of many chunks is cut between blocks, whatever its rows and the block's size", async () => {
+  // 100 columns: blocks of 512 end with every 128th row; over 4 MiB
+  const raw = tinyConfig({ hidden_size: 100, intermediate_size: 11008, head_dim: 8, num_hidden_layers: 1 });
+  const source = memorySource(raw, tinyWeights(raw, 1));
+  const quantization = { quantType: "nf4", blocksize: 512, doubleQuant: false } as const;
+  const model = await buildModel(raw, source, { quantization });
+  const name = "model.layers.0.mlp.up_proj";
+  const { packed, absmax } = await toQuantState(model.linears.get(name)!.weight as QuantizedTensor);
+  const whole = quantizeOracle(source.readF32(`${name}.weight`), [11008, 100], { blocksize: 512 });
+  assert.deepEqual([packed, absmax], [whole.packed, whole.absmax]);
+  model.dispose();
+});
+
 gpuTest("a signal ends the loading, and gives everything back", async () => {
   const raw = tinyConfig(), source = memorySource(raw, tinyWeights(raw, 8));
   const stop = new AbortController();

@@ -12,4 +12,6 @@ struct Params {
   row_base: u32,  // first element of stats
   seg_base: u32,  // first element of segments
   scale: f32,
+  h_from: u32,    // of the query heads that share a key head, those that backward_kv takes; dk and dv are added to
+  h_to: u32,      // where h_from is not 0
 }

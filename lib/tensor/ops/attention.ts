@@ -7,6 +7,7 @@ import { type AdapterKind, adapterKind, type BufferRange, defineKernel, gpu } fr
 import source from "../../../wgsl/attention.wgsl" with { type: "text" };
 import paramsSource from "../../../wgsl/shared/attention_params.wgsl" with { type: "text" };
 import decodeSource from "../../../wgsl/attention_decode.wgsl" with { type: "text" };
+import { checkRounds, mostRounds } from "../grid.ts";
 import { attentionTexture, decodeTexture } from "./attention_texture.ts";
 import { shareOperands, TEXTURE_BYTES } from "./matmul_texture.ts";
 import { record, recording } from "../tape.ts";
@@ -157,6 +158,16 @@ function launch(entry: string, problem: Problem, operands: Partial<Record<Operan
     ...(problem.tiling ?? attentionTiling(headDim, adapterKind(gpu()), entry === "backward_kv")),
   };
   if (entry === "backward_delta") Object.assign(tiling, { ROWS: 1, STEP: 1 });
+  // dK and dV add up all query heads of a group: as many at a time as the rounds of a loop allow
+  const each = entry === "backward_kv" ? heads / kvHeads : 1;
+  // on buffers the steps and the searches for the next, on textures the steps and a look at every eighth row before
+  const steps = entry === "backward_delta"
+    ? 0
+    : texture
+    ? keys / texture.step + keys / 8
+    : 2 * keys / tiling.STEP;
+  checkRounds(`attention: a sequence of ${keys} tokens`, steps);
+  const most = Math.min(each, Math.floor(mostRounds() / steps));
   for (let from = 0; from < batch; from += fit) {
     const to = Math.min(batch, from + fit);
     const bind: Record<string, BufferRange> = {};
@@ -174,19 +185,22 @@ function launch(entry: string, problem: Problem, operands: Partial<Record<Operan
       seg_base: problem.segmented ? base.segments ?? 0 : 0,
     };
     const consts = { HEAD_DIM: headDim, SEGMENTED: problem.segmented };
-    if (texture) {
-      texture(consts, params, bind);
-      continue;
+    for (let h_from = 0; h_from < each; h_from += most) {
+      const part = { ...params, h_from, h_to: Math.min(each, h_from + most) };
+      if (texture) {
+        texture(consts, part, bind);
+        continue;
+      }
+      gpu().kernels.launch(kernel, {
+        entry,
+        consts: { ...consts, ...tiling },
+        ...{ params: part, bind },
+        groups: [
+          Math.ceil(time / (tiling.ROWS * tiling.ROW_LANES)),
+          Math.ceil((entry === "backward_kv" ? kvHeads : heads) * (to - from) / tiling.HEAD_LANES),
+        ],
+      });
     }
-    gpu().kernels.launch(kernel, {
-      entry,
-      consts: { ...consts, ...tiling },
-      ...{ params, bind },
-      groups: [
-        Math.ceil(time / (tiling.ROWS * tiling.ROW_LANES)),
-        Math.ceil((entry === "backward_kv" ? kvHeads : heads) * (to - from) / tiling.HEAD_LANES),
-      ],
-    });
   }
 }
 

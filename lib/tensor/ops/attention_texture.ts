@@ -37,7 +37,8 @@ function attentionTile(entry: string, headDim: number): { ROW_BLOCKS: number; ST
 }
 
 /**
- * A launch of an entry of `attention.wgsl` through textures, or undefined where it must go through buffers.
+ * A launch of an entry of `attention.wgsl` through textures, with the rows that it takes in a `step`, or undefined where
+ * it must go through buffers.
  *
  * @param widest bytes of the largest operand of one batch element
  */
@@ -45,7 +46,7 @@ export function attentionTexture(entry: string, headDim: number, widest: number)
   const lanes = vectorLanes(gpu());
   if (lanes === 0 || !ENTRIES.includes(entry) || widest > TEXTURE_BYTES - 256) return undefined;
   const tile = attentionTile(entry, headDim);
-  return (
+  const run = (
     consts: { HEAD_DIM: number; SEGMENTED: boolean },
     params: Record<"batch" | "time" | "heads" | "kv_heads", number>,
     ranges: Record<string, BufferRange>,
@@ -59,6 +60,7 @@ export function attentionTexture(entry: string, headDim: number, widest: number)
       groups: [Math.ceil(rows / (lanes * tile.ROW_BLOCKS)), kvHeads * batch],
     });
   };
+  return Object.assign(run, { step: tile.STEP });
 }
 
 /** Launches a kernel whose operands are copied into textures. */

@@ -53,7 +53,7 @@ export function linearCrossEntropy(x: Tensor, w: Tensor, labels: Int32Array): He
   const write = dx || dw ? 1 : 0;
   headChunks(kept, w, x.rows, (logits, first, last) => {
     gpu().kernels.launch(kernel, {
-      consts: { LANES: rowLanes() },
+      consts: { LANES: rowLanes(3 * w.rows) },
       params: { rows: last - first, vocabulary: w.rows, first, write, scale: 1 },
       bind: { logits: logits.range, labels: picked.range, stats: stats.range },
       groups: [last - first],

@@ -41,7 +41,7 @@ export function layerNorm(x: Tensor, w: Tensor, b: Tensor | undefined, eps: numb
   const slice = Math.ceil(rows / Math.min(64, Math.ceil(rows / 32)));
   const width = columns % 4 === 0 ? 4 : 1;
   const params = { rows, columns: columns / width, length: columns, row: groups[0], slice, eps };
-  const lanes = { LANES: rowLanes(), REST: width === 4 ? 1 : 0 };
+  const lanes = { LANES: rowLanes(3 * columns / width), REST: width === 4 ? 1 : 0 };
   const launch = (
     entry: string,
     bind: Record<string, Tensor>,

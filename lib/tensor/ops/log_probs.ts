@@ -69,7 +69,7 @@ export function sequenceLogProbs(
     headChunks(kept, w, x.rows, (logits, first, last) => {
       gpu().kernels.launch(kernel, {
         entry: "rows",
-        consts: { LANES: rowLanes(), GRADIENT: Number(gradient) },
+        consts: { LANES: rowLanes(3 * w.rows), GRADIENT: Number(gradient) },
         params: { rows: last - first, columns: w.rows, first, row: 0 },
         bind: { logits: logits.range, labels: onDevice.labels.range, stats: onDevice.stats.range },
         groups: [last - first],

@@ -5,7 +5,7 @@
 import { type BufferRange, defineKernel, gpu, type GpuTexture } from "../../gpu/mod.ts";
 import strided from "../../../wgsl/matmul_strided.wgsl" with { type: "text" };
 import weight from "../../../wgsl/shared/weight.wgsl" with { type: "text" };
-import { rowRanges } from "../grid.ts";
+import { checkRounds, mostRounds, rowRanges } from "../grid.ts";
 import { BYTES, shapeError, type Tensor } from "../tensor.ts";
 import { fitsQuads, isGemv, launchGemv, launchGemvTexture } from "./gemv.ts";
 import { SMALL, tunedMatmul } from "./matmul_choice.ts";
@@ -169,7 +169,9 @@ function inTurn({ drop, low, ...rest }: MatmulOptions): void {
     dropped.dispose();
   } else if (low) {
     const { layout, y, accumulate = false } = rest;
-    matmulInto({ layout, x: low.x, w: low.w, y, alpha: low.alpha, accumulate });
+    // of a part of a weight: its columns of y in nt, all of y in nn
+    const place = layout === "nt" && rest.firstRow !== undefined ? { firstRow: rest.firstRow } : {};
+    matmulInto({ layout, x: low.x, w: low.w, y, alpha: low.alpha, accumulate, ...place });
     if (low.drop) dropoutInto(y, low.drop.rate, low.drop.seed);
     matmulInto({ ...rest, accumulate: true });
   }
@@ -224,10 +226,10 @@ function* pieces(options: MatmulOptions, limit: number): Generator<Piece> {
   if (low && (low.x.rows !== M || low.x.columns !== (layout === "nt" ? low.w.columns : low.w.rows))) {
     throw shapeError(`matmul ${layout}`, `low rank: x [${low.x.shape}] and w [${low.w.shape}] do not fit`);
   }
-  if (low && (layout === "tn" || (low.drop && accumulate))) {
+  if (low && (layout === "tn" || (low.drop && (accumulate || N !== y.columns)))) {
     throw shapeError(
       `matmul ${layout}`,
-      "a low rank goes with nt and nn, its dropout with an y that is written",
+      "a low rank goes with nt and nn, its dropout with a whole y that is written",
     );
   }
   if (M * N === 0) return;
@@ -239,7 +241,7 @@ function* pieces(options: MatmulOptions, limit: number): Generator<Piece> {
   const yRow = 4 * y.columns * (accumulate ? wider : 1); // read only to add to it
   const kRanges = layout === "nt"
     ? [[0, K] as const]
-    : [...rowRanges(K, layout === "nn" ? [wRow] : [xRow, wRow])];
+    : [...rowRanges(K, layout === "nn" ? [wRow] : [xRow, wRow], mostRounds())];
   const nRanges = layout === "nt" ? [...rowRanges(N, [wRow])] : [[0, N] as const];
   for (const [m0, m1] of rowRanges(M, layout === "tn" ? [yRow] : [xRow, yRow])) {
     for (const [n0, n1] of nRanges) {
@@ -276,6 +278,7 @@ function* pieces(options: MatmulOptions, limit: number): Generator<Piece> {
 
 function launchStrided(piece: Piece): void {
   const { layout, M, N, K, ldx, ldw, ldy, x, w, y, x0, y0, alpha, accumulate, wKind } = piece;
+  checkRounds(`matmul ${layout}`, K);
   const [xm, xk] = layout === "tn" ? [1, ldx] : [ldx, 1];
   const [wn, wk] = layout === "nt" ? [ldw, 1] : [1, ldw];
   gpu().kernels.launch(stridedKernel, {

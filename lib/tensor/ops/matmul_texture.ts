@@ -16,6 +16,7 @@ import {
 import source from "../../../wgsl/matmul_texture.wgsl" with { type: "text" };
 import pcg from "../../../wgsl/shared/pcg.wgsl" with { type: "text" };
 import texel from "../../../wgsl/shared/texel.wgsl" with { type: "text" };
+import { checkRounds } from "../grid.ts";
 import { dropoutParams } from "./dropout.ts";
 import type { Piece } from "./matmul_kernel.ts";
 
@@ -37,8 +38,8 @@ export function vectorLanes(target: Pick<Gpu, "name" | "features">): number {
 }
 
 /** Whether rows of all operands begin on whole texels. */
-export function fitsTexels({ layout, M, N, K, x0, y0, ldy }: Piece): boolean {
-  const widths = [N, x0, y0, ldy, layout === "tn" ? M : K];
+export function fitsTexels({ layout, M, N, K, x0, y0, ldx, ldw, ldy }: Piece): boolean {
+  const widths = [N, x0, y0, ldx, ldw, ldy, layout === "tn" ? M : K];
   return widths.every((n) => n % 4 === 0);
 }
 
@@ -105,6 +106,7 @@ export function launchTexture(
   name: "texture" | TextureKernel = "texture",
 ): void {
   const { layout, N, K, y0, ldy, alpha, wKind, accumulate, drop, low } = piece;
+  checkRounds(`matmul ${layout}`, (K + (low?.rank ?? 0)) / 4);
   const { pool, kernels } = gpu();
   const lanes = vectorLanes(gpu());
   const w = toTexture(piece.w, FORMATS[wKind]);

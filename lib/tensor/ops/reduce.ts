@@ -2,25 +2,45 @@
  * Sums and means in a fixed order, so that the same input gives the same bits.
  * @module
  */
-import { defineKernel, gpu } from "../../gpu/mod.ts";
+import { type BufferRange, defineKernel, gpu } from "../../gpu/mod.ts";
 import source from "../../../wgsl/reduce.wgsl" with { type: "text" };
-import { grid1d } from "../grid.ts";
+import { checkRounds, grid1d, mostRounds, rowRanges } from "../grid.ts";
 import { record } from "../tape.ts";
 import { empty, shapeError, type Tensor } from "../tensor.ts";
 
 const kernel = defineKernel("reduce", source);
 
+/** Launches an entry over `[rows, columns]`; sums over what an invocation cannot walk at once are added up in parts. */
 function run(entry: string, x: Tensor, y: Tensor, rows: number, columns: number, scale: number): void {
-  const workgroups = entry === "row_sum"
-    ? rows
-    : Math.ceil((entry === "spread" ? rows * columns : columns) / 64);
-  const { groups, row } = grid1d(workgroups, 64);
-  gpu().kernels.launch(kernel, {
-    entry,
-    params: { rows, columns, row, scale },
-    bind: { x: x.range, y: y.range },
-    groups,
-  });
+  const launch = (x: BufferRange, rows: number, columns: number, add: boolean) => {
+    const workgroups = entry === "row_sum"
+      ? rows
+      : Math.ceil((entry === "spread" ? rows * columns : columns) / 64);
+    const { groups, row } = grid1d(workgroups, 64);
+    gpu().kernels.launch(kernel, {
+      entry,
+      params: { rows, columns, row, scale, add: Number(add) },
+      bind: { x, y: y.range },
+      groups,
+    });
+  };
+  if (entry === "column_sum") {
+    for (const [from, to] of rowRanges(rows, [4 * columns], mostRounds())) {
+      launch(x.rowRange(from, to), to - from, columns, from > 0);
+    }
+  } else if (entry === "row_sum" && rows === 1) {
+    for (const [from, to] of rowRanges(columns, [4], 64 * mostRounds())) {
+      launch(
+        { buffer: x.buffer, offset: x.offset + 4 * from, bytes: 4 * (to - from) },
+        1,
+        to - from,
+        from > 0,
+      );
+    }
+  } else {
+    if (entry === "row_sum") checkRounds("A sum", columns / 64);
+    launch(x.range, rows, columns, false);
+  }
 }
 
 /** Sum over the last axis, times `scale`: `[..., C]` to `[..., 1]`. */

@@ -42,7 +42,9 @@ export function rmsNorm(x: Tensor, w: Tensor, eps: number, plus = 0): Tensor {
       entry,
       params,
       types: { V: width === 4 ? "vec4<f32>" : "f32" },
-      ...(entry === "backward_w" ? {} : { consts: { LANES: rowLanes(), REST: width === 4 ? 1 : 0 } }),
+      ...(entry === "backward_w"
+        ? {}
+        : { consts: { LANES: rowLanes(2 * columns / width), REST: width === 4 ? 1 : 0 } }),
       bind: Object.fromEntries(Object.entries(bind).map(([name, t]) => [name, t.range])),
       groups: over,
     });

@@ -43,7 +43,7 @@ export function routerBalance(
   ) =>
     gpu().kernels.launch(kernel, {
       entry,
-      ...(entry === "count" ? { consts: { LANES: rowLanes() } } : {}),
+      ...(entry === "count" ? { consts: { LANES: rowLanes(segments.size * (3 * experts + 1)) } } : {}),
       params: { rows: segments.size, experts, k, layer, layers, row, weight },
       bind: Object.fromEntries(Object.entries({ ...bind, sums }).map(([name, t]) => [name, t.range])),
       groups,

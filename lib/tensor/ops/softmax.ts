@@ -31,7 +31,7 @@ export function softmax(x: Tensor): Tensor {
   const launch = (entry: string, bind: Record<string, Tensor>) =>
     gpu().kernels.launch(kernel, {
       entry,
-      consts: { LANES: rowLanes() },
+      consts: { LANES: rowLanes(3 * columns) },
       params: { rows, columns, row: groups[0] },
       bind: Object.fromEntries(Object.entries(bind).map(([name, t]) => [name, t.range])),
       groups,
