@@ -11,6 +11,8 @@ import { tuneForCommand } from "./lib/tuning.ts";
 
 if (import.meta.main) {
   const interrupt = stopOnInterrupt();
+  const status = (otherwise: number) => interrupt.signal.aborted ? 130 : otherwise;
+  let stopped = false;
   try {
     const { recipePath, overrides, help, explain, tune } = parseTrainArguments(Deno.args);
     if (help || !recipePath) {
@@ -24,18 +26,18 @@ if (import.meta.main) {
     }
     for (const notice of recipe.notices) console.log(`note        ${notice}`);
     await tuneForCommand(tune);
-    await train(recipe.settings, {
+    ({ stopped } = await train(recipe.settings, {
       recipeText: writeRecipe(recipe.settings),
       base: dirname(recipePath),
       signal: interrupt.signal,
-    });
+    }));
   } catch (error) {
     if (!(error instanceof NibbleError)) throw error;
     console.error(`error: ${error.message}`);
-    Deno.exit(1);
+    Deno.exit(status(1));
   } finally {
     interrupt.dispose();
   }
-  // the GPU device keeps the process alive
-  Deno.exit(0);
+  // the GPU device keeps the process alive; a run that was stopped has not succeeded: `train && merge` must not go on
+  Deno.exit(stopped ? status(0) : 0);
 }

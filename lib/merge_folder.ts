@@ -13,6 +13,7 @@ import {
   openModel,
   openModelSides,
   readAdapter,
+  refuseOverwriting,
   writeGgufAdapter,
   writeGgufModel,
   writeText,
@@ -85,6 +86,7 @@ export async function mergeFolder(options: MergeFolderOptions): Promise<MergeFol
       },
     );
   }
+  if (output) refuseOverwriting(output, [folder, ...(options.model ? [options.model] : [])]);
   const saved = readAdapter(folder).config;
   const base = options.model ? { name: options.model } : await baseOfAdapter(saved);
   if (!base) {
@@ -96,6 +98,7 @@ export async function mergeFolder(options: MergeFolderOptions): Promise<MergeFol
   const result: MergeFolderResult = { files: [], drift: undefined, gguf: [] };
   const model = await loadBase(base, saved, options);
   try {
+    if (output) refuseOverwriting(output, [model.path]);
     if (options.ggufAdapter) {
       ggufAdapter(folder, model, options.ggufAdapter);
       note(`${options.ggufAdapter}: the adapter as GGUF`);

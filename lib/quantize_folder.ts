@@ -4,7 +4,7 @@
  */
 import { join } from "@std/path";
 import { loadModel, loadTokenizer } from "./api.ts";
-import { makeOutputFolder, openModelSides, type QuantStorage } from "./formats/mod.ts";
+import { makeOutputFolder, openModelSides, type QuantStorage, refuseOverwriting } from "./formats/mod.ts";
 import { calibrate } from "./lora/calibrate.ts";
 import { writeQuantizedModel } from "./lora/merge_4bit.ts";
 import { storedDtype, writeGeneration } from "./merge_folder.ts";
@@ -46,12 +46,14 @@ export interface QuantizeFolderOptions extends Partial<QuantizationConfig> {
 export async function quantizeFolder(options: QuantizeFolderOptions): Promise<string[]> {
   const { model: name, output, maxShardBytes, onProgress } = options;
   const { quantType = "nf4", blocksize = 64, doubleQuant = true, skipModules = [] } = options;
+  refuseOverwriting(output, [name]);
   const model = await loadModel(name, {
     quantization: { quantType, blocksize, doubleQuant, skipModules },
     torch_dtype: "auto",
     ...(onProgress ? { onProgress } : {}),
   });
   try {
+    refuseOverwriting(output, [model.path]); // where a Hub id or an adapter led to
     options.onNote?.(describeLoad(model));
     if (options.calibrate) await calibrateOn(options.calibrate, model, options);
     makeOutputFolder(output);

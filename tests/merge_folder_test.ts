@@ -8,7 +8,7 @@ import { readGgufHeader } from "../lib/formats/gguf_header.ts";
 import { mergeFolder } from "../lib/merge_folder.ts";
 import { logits } from "../lib/model/model.ts";
 import { NibbleError } from "../lib/errors.ts";
-import { gpuTest, randoms } from "./gpu_helper.ts";
+import { gpuTest, randoms, rejected } from "./gpu_helper.ts";
 import { warmDevice } from "./model/tiny.ts";
 
 await warmDevice();
@@ -229,6 +229,30 @@ gpuTest(
     Deno.removeSync(folder, { recursive: true });
   },
 );
+
+gpuTest("an adapter is merged neither into its own folder nor into its base's", async () => {
+  const folder = folderFor(), adapter = join(folder, "adapter"), base = join(folder, "base");
+  Deno.mkdirSync(base);
+  for (const { name } of Deno.readDirSync(BASE)) Deno.copyFileSync(join(BASE, name), join(base, name));
+  await trainedAdapter(adapter, base);
+  const files = () =>
+    [adapter, base].flatMap((at) => [...Deno.readDirSync(at)].map(({ name }) => join(at, name)));
+  const before = files().map((path) => [path, Deno.readFileSync(path)]);
+  for (const output of [adapter, base]) {
+    await rejected(
+      () => mergeFolder({ adapter, output }),
+      "formats/overwrites",
+      /overwrite what it is made from/,
+    );
+    await rejected(
+      () => mergeFolder({ adapter, output, model: base }),
+      "formats/overwrites",
+      /Name another folder/,
+    );
+  }
+  assert.deepEqual(files().map((path) => [path, Deno.readFileSync(path)]), before);
+  Deno.removeSync(folder, { recursive: true });
+});
 
 gpuTest("arguments that do not go together are refused before anything is loaded", async () => {
   const refuse = async (options: Parameters<typeof mergeFolder>[0], pattern: RegExp) => {

@@ -43,6 +43,21 @@ async function baseFolder(raw = tinyConfig({ initializer_range: 0.2 })) {
   };
 }
 
+gpuTest("a folder is not quantized into itself, under no name", async () => {
+  using at = await baseFolder();
+  const before = Deno.readFileSync(join(at.base, "model.safetensors")),
+    linked = join(at.base, "..", "linked");
+  Deno.symlinkSync(at.base, linked);
+  for (const output of [at.base, `${at.base}/../base`, linked]) {
+    await rejected(
+      () => quantizeFolder({ model: at.base, output }),
+      "formats/overwrites",
+      /Name another folder/,
+    );
+  }
+  assert.deepEqual(Deno.readFileSync(join(at.base, "model.safetensors")), before);
+});
+
 gpuTest(
   "what was quantized and written is loaded code for code, with the same logits, and writes the same file",
   async () => {

@@ -130,6 +130,27 @@ export function makeOutputFolder(path: string): void {
   }
 }
 
+/**
+ * Refuses a folder for output that is one of those which are read, under whatever name.
+ *
+ * @throws NibbleError `formats/overwrites`
+ */
+export function refuseOverwriting(output: string, inputs: readonly string[]): void {
+  const real = (path: string) => {
+    try {
+      return Deno.realPathSync(path);
+    } catch {
+      return undefined; // what is not there overwrites nothing
+    }
+  };
+  const to = real(output);
+  if (to === undefined || !inputs.some((input) => real(input) === to)) return;
+  throw new NibbleError("formats/overwrites", "The output would overwrite what it is made from", {
+    where: output,
+    remedy: "Name another folder.",
+  });
+}
+
 /** {@link writeWhole} for a text. */
 export function writeText(path: string, text: string): void {
   writeWhole(path, (put) => put(new TextEncoder().encode(text)));

@@ -119,7 +119,13 @@ export async function buildModel(
     if (!options.rehearsal) gpu().stream.flush();
   };
   try {
+    let turned = started;
     for (const spec of shapes) {
+      // reading may give the thread away, decoding does not: signals arrive here
+      if (!options.rehearsal && performance.now() - turned > 50) {
+        await new Promise((resolve) => setTimeout(resolve, 0));
+        turned = performance.now();
+      }
       if (options.signal?.aborted) {
         throw new NibbleError("model/stopped", "Stopped while the model was loaded");
       }

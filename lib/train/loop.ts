@@ -96,6 +96,8 @@ export interface LoopOptions {
   signal: AbortSignal | undefined;
   onLog: (log: TrainLog) => void;
   onEval: (log: EvalLog) => void | Promise<void>;
+  /** Makes what is told of an evaluation's batches. */
+  evalProgress?: () => (done: number, total: number) => void;
   onSave: (state: LoopState) => Promise<void>;
   /** Called after the first step whose learning rate is not 0, when every adapter must have moved. */
   afterMove?: () => Promise<void>;
@@ -105,8 +107,8 @@ export interface LoopOptions {
 const IDLE_STEPS = 16;
 /** Batches of an evaluation after which a buffer that lay idle is destroyed. */
 export const IDLE_BATCHES = 2;
-/** Steps whose gradient was not finite before the run gives up. */
-const MOST_SKIPPED = 10;
+/** Steps whose gradient was not finite before the run gives up, and at its end, one after the other. */
+const MOST_SKIPPED = 10, MOST_AT_END = 2;
 
 /**
  * Runs the loop from `state.step` to `maxSteps`, or until the signal, which lets the step in progress end and saves.
@@ -121,6 +123,7 @@ export async function runLoop(o: LoopOptions): Promise<{ state: LoopState; stopp
     sums.write(Float32Array.from(state.pending.sums));
   }
   let since = performance.now(), sinceTokens = 0;
+  let skippedBefore = 0, loggedAt = state.step, inRow = 0;
   let fenceEvery = 1, sinceFence = 0, fencedAt = since;
   let stopped = false, moved = false;
   try {
@@ -183,7 +186,10 @@ export async function runLoop(o: LoopOptions): Promise<{ state: LoopState; stopp
           tokens_per_second: sinceTokens / seconds,
           skipped_steps: skipped,
         });
-        if (skipped > MOST_SKIPPED) {
+        const steps = state.step - loggedAt;
+        inRow = skipped - skippedBefore === steps ? inRow + steps : 0;
+        [skippedBefore, loggedAt] = [skipped, state.step];
+        if (skipped > MOST_SKIPPED || (state.step === o.maxSteps && inRow > MOST_AT_END)) {
           const what = `${skipped} steps were skipped: their gradients were not finite`;
           throw diverged(state.step, [{ what }, ...Number.isFinite(norm) ? [] : [await search()]]);
         }
@@ -203,8 +209,12 @@ export async function runLoop(o: LoopOptions): Promise<{ state: LoopState; stopp
       stopped = state.step < o.maxSteps && (o.signal?.aborted ?? false); // after the last step there is nothing to stop
       const pause = performance.now();
       if (!stopped && o.evalAt(state.step)) {
-        const epoch = state.step / o.stepsPerEpoch;
-        await o.onEval(await evaluate(objective, o.model, o.evalBatches, state.step, epoch));
+        const log = await evaluate(objective, o.model, o.evalBatches, {
+          ...{ step: state.step, epoch: state.step / o.stepsPerEpoch },
+          ...{ signal: o.signal, onProgress: o.evalProgress?.() },
+        }).catch(unlessStopped);
+        if (log) await o.onEval(log);
+        else stopped = state.step < o.maxSteps;
       }
       if (stopped || o.saveAt(state.step)) {
         if (state.pending.counts[PER_STEP]) {
@@ -238,17 +248,32 @@ async function readMetrics(optimizer: Optimizer, sums: Tensor) {
   return { values: new Float32Array(a!), norm: metrics[METRICS.norm]!, skipped: metrics[METRICS.skipped]! };
 }
 
+/** Where an evaluation stands in a run, and how it is watched. */
+export interface EvaluateOptions {
+  step?: number;
+  epoch?: number;
+  /** Ends it with `train/stopped`. */
+  signal?: AbortSignal | undefined;
+  onProgress?: ((done: number, total: number) => void) | undefined;
+}
+
+/** Undefined for an evaluation that was stopped; other errors go on. */
+export function unlessStopped(error: unknown): undefined {
+  if (error instanceof NibbleError && error.code === "train/stopped") return undefined;
+  throw error;
+}
+
 /**
  * The objective's means over all batches, with the adapter as it is and without dropout. One readback.
  *
- * @throws NibbleError `train/nan-eval` when the loss is not finite, `train/empty-eval` when nothing is counted
+ * @throws NibbleError `train/nan-eval` when the loss is not finite, `train/empty-eval` when nothing is counted,
+ *   `train/stopped`
  */
 export async function evaluate(
   objective: Objective,
   model: Model,
   batches: readonly Batch[],
-  step = 0,
-  epoch = 0,
+  { step = 0, epoch = 0, signal, onProgress }: EvaluateOptions = {},
 ): Promise<EvalLog> {
   const started = performance.now();
   const counted = batches.map((batch) => ({ batch, counts: objective.counts(batch) }));
@@ -258,10 +283,16 @@ export async function evaluate(
   }
   const totals = totalCounts(used.map(({ counts }) => counts));
   const sums = keep(zeros([1, objective.metrics.length], "f32", "scratch"));
-  for (const { batch } of used) {
+  for (const [i, { batch }] of used.entries()) {
+    if (signal?.aborted) {
+      sums.dispose();
+      throw new NibbleError("train/stopped", "Stopped during an evaluation");
+    }
     noGrad(() => scope(() => addInto(sums, objective.loss(model, batch, { totals }))));
     await gpu().stream.fence();
     gpu().pool.age(IDLE_BATCHES);
+    onProgress?.(i + 1, used.length);
+    await new Promise((resolve) => setTimeout(resolve, 0)); // signals arrive here
   }
   const values = await sums.data();
   sums.dispose();

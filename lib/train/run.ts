@@ -11,7 +11,7 @@ import { loadState } from "./checkpoint.ts";
 import { writeOutputs } from "./finish.ts";
 import { type HubPush, openHubPush } from "./hub_push.ts";
 import { describeKernels, resumeKernels } from "./kernels.ts";
-import { type EvalLog, evaluate, newLoopState, runLoop, type TrainLog } from "./loop.ts";
+import { type EvalLog, evaluate, newLoopState, runLoop, type TrainLog, unlessStopped } from "./loop.ts";
 import { setUpModel, type TrainableModel } from "./model_setup.ts";
 import { checkMoved } from "./movement.ts";
 import { needsReference } from "./objectives/preference_loss.ts";
@@ -182,6 +182,8 @@ async function trainModel(
   let before: EvalLog | undefined;
   const evalNote = (log: EvalLog, when: string) =>
     note(`evaluation  ${when}: ${objective.describe(valuesOf(log))}, ${log.eval_runtime.toFixed(1)} s`);
+  const evalProgress = () => progressOf(reporter, "evaluating");
+  const watched = () => ({ signal: options.signal, onProgress: evalProgress() });
   const recordEval = (log: EvalLog) => {
     const { step: _, epoch: __, ...metrics } = log;
     record.add(metrics);
@@ -190,7 +192,7 @@ async function trainModel(
   try {
     if (state.step === 0) {
       if (p.evals.length > 0 && (s.eval_on_start || s.do_eval)) {
-        before = await evaluate(objective, model, p.evals);
+        before = await evaluate(objective, model, p.evals, watched());
         recordEval(before);
         evalNote(before, "before");
       }
@@ -225,7 +227,7 @@ async function trainModel(
       noise: s.neftune_noise_alpha ? { alpha: s.neftune_noise_alpha, seed: s.seed ^ 0x6e656674 } : undefined,
       checkpointing: s.gradient_checkpointing,
       stopAtNonFinite: s.debug === "underflow_overflow",
-      ...{ logAt, evalAt },
+      ...{ logAt, evalAt, evalProgress },
       saveAt: (step) => saveAt(step) || (s.save_strategy === "best" && trainer.best_global_step === step),
       evalBatches: p.evals,
       state,
@@ -277,11 +279,14 @@ async function trainModel(
         if (!others && lastEval?.step === end.step) {
           after = lastEval;
         } else {
-          after = await evaluate(objective, model, p.evals, end.step, end.step / order.stepsPerEpoch);
-          recordEval(after);
-          evalNote(after, "after");
+          const place = { step: end.step, epoch: end.step / order.stepsPerEpoch };
+          after = await evaluate(objective, model, p.evals, { ...place, ...watched() }).catch(unlessStopped);
+          if (after) {
+            recordEval(after);
+            evalNote(after, "after");
+          } else note("evaluation  after: stopped, left out");
         }
-        writeResults(s.output_dir, "eval", { ...evalMetrics(after, objective) });
+        if (after) writeResults(s.output_dir, "eval", { ...evalMetrics(after, objective) });
       }
       for (const sample of samples) {
         sample.after = await complete(model, p, sample.prompt, s);
@@ -293,6 +298,8 @@ async function trainModel(
       }
     }
     before ??= firstEval(trainer);
+    const skipped = logs.at(-1)?.skipped_steps ?? 0;
+    if (skipped > 0) note(`warning     ${skipped} steps were skipped: their gradients were not finite`);
 
     // 7. the output folder
     const memory = gpu().pool.report();

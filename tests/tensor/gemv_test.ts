@@ -133,7 +133,7 @@ gpuTest("gemv: every element type, row count and way to share out the rows", asy
 gpuTest("gemv and gemv_texture are what matmul takes for few rows, up to any size", async () => {
   const lanes = vectorLanes(gpu());
   const chosen = (M: number, N: number, K: number, wKind: 0 | 1) =>
-    chooseMatmul({ layout: "nt", M, N, K, wKind, x0: 0, y0: 0, ldy: N } as Piece, lanes);
+    chooseMatmul({ layout: "nt", M, N, K, wKind, x0: 0, y0: 0, ldx: K, ldw: K, ldy: N } as Piece, lanes);
   assert.equal(chosen(1, 576, 576, 0), lanes > 0 ? "gemv_texture" : "gemv");
   assert.equal(chosen(4, 16, 576, 1), "gemv", "too small for a copy");
   assert.ok(!chosen(5, 576, 576, 0).startsWith("gemv"), "five rows are many");

@@ -91,7 +91,7 @@ gpuTest("a step and an evaluation without a target are errors, not a loss of 0 (
 gpuTest("an evaluation whose loss overflows says so, with the step (R21)", async () => {
   const { model, dispose } = await setUp();
   model.norm.weight.write(new Float32Array(32).fill(1e38));
-  await assert.rejects(evaluate(sft, model, [batchOf(EXAMPLES)], 7), {
+  await assert.rejects(evaluate(sft, model, [batchOf(EXAMPLES)], { step: 7 }), {
     code: "train/nan-eval",
     where: "step 7",
   });
@@ -236,9 +236,14 @@ gpuTest(
         /step 2, micro-batch 1 of 1/,
       ),
     );
-    const off = settings({});
-    const { logs } = await quietTrain(off);
-    assert.equal(logs.at(-1)!.skipped_steps, 3);
-    sweep(data, on.output_dir, off.output_dir);
+    const off = settings({ max_steps: 3 });
+    const { logs, notes } = await quietTrain(off);
+    assert.equal(logs.at(-1)!.skipped_steps, 2);
+    assert.ok(notes.includes("warning     2 steps were skipped: their gradients were not finite"));
+    // more of them at the end are no success
+    const ended = settings({});
+    await assert.rejects(quietTrain(ended), diverged(/^3 steps were skipped/, /step 4/));
+    assert.throws(() => Deno.statSync(`${ended.output_dir}/adapter_config.json`), Deno.errors.NotFound);
+    sweep(data, on.output_dir, off.output_dir, ended.output_dir);
   },
 );

@@ -8,6 +8,8 @@ import { buildModel } from "../../lib/model/load.ts";
 import { logits } from "../../lib/model/model.ts";
 import { learningRate } from "../../lib/optim/mod.ts";
 import { evaluate } from "../../lib/train/loop.ts";
+import type { Progress } from "../../lib/train/progress.ts";
+import { train } from "../../lib/train/run.ts";
 import { sft } from "../../lib/train/objectives/sft.ts";
 import { openBase } from "../../lib/train/model_setup.ts";
 import { planMemory } from "../../lib/train/plan.ts";
@@ -305,4 +307,33 @@ Deno.test("a budget too small is refused by the plan, before the model is loaded
   await quietTrain(enough);
   await openGpu({});
   sweep(data, s.output_dir, enough.output_dir);
+});
+
+gpuTest("a stop during an evaluation is heard: the run saves and ends, or does not begin", async () => {
+  const data = dataFolder();
+  const stopped = async (more: Partial<TrainSettings>, at = 1) => {
+    const s = tinySettings(data, { per_device_eval_batch_size: 1, max_steps: 6, ...more });
+    const stop = new AbortController(), notes: string[] = [];
+    let evaluations = 0;
+    const reporter = {
+      ...{ log() {}, done() {}, note: (text: string) => void notes.push(text) },
+      step({ what, step }: Progress) {
+        if (what === "evaluating" && step === 1 && ++evaluations === at) stop.abort();
+      },
+    };
+    try {
+      return { s, notes, run: await train(s, { reporter, signal: stop.signal }) };
+    } catch (error) {
+      return { s, notes, error };
+    }
+  };
+  const during = await stopped({ eval_strategy: "steps", eval_steps: 2 });
+  assert.deepEqual([during.run?.stopped, during.run?.steps], [true, 2]);
+  assert.ok(Deno.statSync(join(during.s.output_dir, "checkpoint-2")).isDirectory);
+  const before = await stopped({ do_eval: true });
+  assert.ok(before.error instanceof NibbleError && before.error.code === "train/stopped");
+  const after = await stopped({ do_eval: true }, 2);
+  assert.deepEqual([after.run?.stopped, after.run?.steps, after.run?.after], [false, 6, undefined]);
+  assert.ok(after.notes.includes("evaluation  after: stopped, left out"));
+  sweep(data, during.s.output_dir, before.s.output_dir, after.s.output_dir);
 });
