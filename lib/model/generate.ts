@@ -13,7 +13,7 @@ import { empty, keep, scope, Tensor, tensor } from "../tensor/tensor.ts";
 import { applyNorm, blockForward, type Pass } from "./block.ts";
 import { applyHead, embed, type Model } from "./model.ts";
 import { type TokenBlock, tokenBlocks } from "./token_block.ts";
-import { randomNumbers, sampleToken, type SamplingOptions } from "./sample.ts";
+import { checkSampling, randomNumbers, sampleToken, type SamplingOptions } from "./sample.ts";
 
 /** Options of {@link generate}. */
 export interface GenerateOptions extends SamplingOptions {
@@ -55,7 +55,8 @@ const AHEAD = 16, AHEAD_MS = 250;
  * Continues a prompt. The prompt runs in pieces of 256 tokens, then one token at a time over the cache. Where the
  * likeliest token is taken as it is, the device chooses it and goes on; the host reads several at once.
  *
- * @throws NibbleError `model/too-long` when prompt and text exceed the positions the model was loaded for
+ * @throws NibbleError `model/too-long` when the prompt fills the positions the model was loaded for,
+ *   `model/empty-prompt`, `model/sampling`
  */
 export async function generate(
   model: Model,
@@ -65,6 +66,13 @@ export async function generate(
   const { config } = model;
   const limit = model.positions;
   const wanted = options.max_new_tokens ?? 128;
+  checkSampling(options);
+  if (!Number.isInteger(wanted) || wanted < 0) {
+    throw new NibbleError("model/sampling", `max_new_tokens is ${wanted}`, {
+      where: "max_new_tokens",
+      remedy: "It must be a whole number, 0 or more.",
+    });
+  }
   if (prompt.length === 0) {
     throw new NibbleError("model/empty-prompt", "The prompt has no tokens", {
       remedy: "Give at least one, such as the tokenizer's bos_token.",
@@ -81,7 +89,7 @@ export async function generate(
       },
     );
   }
-  if (wanted <= 0) return { ids: [], reason: "length", prefillSeconds: 0, decodeSeconds: 0 };
+  if (wanted === 0) return { ids: [], reason: "length", prefillSeconds: 0, decodeSeconds: 0 };
   const capacity = Math.min(limit, prompt.length + wanted);
   const width = config.num_key_value_heads * config.head_dim;
   const caches = model.blocks.map(() => ({

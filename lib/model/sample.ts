@@ -2,6 +2,7 @@
  * Choosing the next token from logits, on the host.
  * @module
  */
+import { NibbleError } from "../errors.ts";
 
 /** Settings of sampling, under Transformers' names (generation_config.json). */
 export interface SamplingOptions {
@@ -17,6 +18,32 @@ export interface SamplingOptions {
   repetition_penalty?: number;
   /** Of the draws; default 0. The same seed gives the same text. */
   seed?: number;
+}
+
+/** What each number must be, and how that is said. */
+const RANGES: Record<keyof SamplingOptions, [(n: number) => boolean, string]> = {
+  temperature: [(n) => n >= 0 && n < Infinity, "0 or more"],
+  top_k: [(n) => Number.isInteger(n) && n >= 0, "a whole number, 0 for all"],
+  top_p: [(n) => n >= 0 && n <= 1, "from 0 to 1"],
+  min_p: [(n) => n >= 0 && n <= 1, "from 0 to 1"],
+  repetition_penalty: [(n) => n > 0 && n < Infinity, "more than 0"],
+  seed: [Number.isInteger, "a whole number"],
+};
+
+/**
+ * Checks settings before a token is spent on them.
+ *
+ * @throws NibbleError `model/sampling`, naming the setting
+ */
+export function checkSampling(options: SamplingOptions): void {
+  for (const [name, [fits, must]] of Object.entries(RANGES)) {
+    const value = options[name as keyof SamplingOptions];
+    if (value === undefined || fits(value)) continue;
+    throw new NibbleError("model/sampling", `${name} is ${value}`, {
+      where: name,
+      remedy: `It must be ${must}.`,
+    });
+  }
 }
 
 /** A small generator of uniform numbers in [0, 1) with a 32-bit state (mulberry32). */

@@ -22,7 +22,8 @@ export interface InterruptOptions {
 }
 
 /** What the first Ctrl-C says. */
-export const INTERRUPT_MESSAGE = "Finishing this step, then saving. Press Ctrl-C again to quit at once.";
+export const INTERRUPT_MESSAGE =
+  "Stopping: a step in progress ends and is saved. Press Ctrl-C again to quit at once.";
 
 /**
  * One key press reaches us twice within milliseconds when a parent such as `deno task` or `npx` passes the signal on

@@ -187,6 +187,16 @@ gpuTest(
       /id 61 at 1 is outside the vocabulary of 61/,
     );
     assert.deepEqual((await generate(model, [1], { max_new_tokens: 0 })).ids, []);
+    const wrong = [{ temperature: NaN }, { temperature: -1 }, { top_k: 1.5 }, { top_p: 1.1 }, { min_p: 2 }];
+    const more = [{ repetition_penalty: 0 }, { seed: NaN }, { max_new_tokens: 1.5 }, { max_new_tokens: -1 }];
+    for (const options of [...wrong, ...more]) {
+      const [[name, value]] = Object.entries(options) as [[string, number]];
+      await rejected(
+        () => generate(model, [1], options),
+        "model/sampling",
+        RegExp(`${name} is ${value}.*must be`, "s"),
+      );
+    }
     model.dispose();
   },
 );
