@@ -325,6 +325,7 @@ export function attentionDecode(options: AttentionDecodeOptions): Tensor {
   const groups = [heads, rows] as const, used = 4 * (start + rows) * kvHeads * headDim;
   const cache = { k: { ...kCache.range, bytes: used }, v: { ...vCache.range, bytes: used } };
   if (decodeTexture(headDim, params, { q: q.range, ...cache, o: o.range }, groups)) return o;
+  checkRounds(`attentionDecode: a cache of ${start + rows} tokens`, 3.1 * (start + rows)); // each is looked at 3 times
   gpu().kernels.launch(decodeKernel, {
     consts: { HEAD_DIM: headDim },
     bind: { q: q.range, k: kCache.range, v: vCache.range, o: o.range },

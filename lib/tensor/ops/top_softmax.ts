@@ -4,7 +4,7 @@
  */
 import { defineKernel, gpu } from "../../gpu/mod.ts";
 import source from "../../../wgsl/top_softmax.wgsl" with { type: "text" };
-import { grid1d } from "../grid.ts";
+import { checkRounds, grid1d } from "../grid.ts";
 import { record } from "../tape.ts";
 import { empty, shapeError, type Tensor } from "../tensor.ts";
 
@@ -29,6 +29,7 @@ const kernel = defineKernel("top_softmax", source);
  */
 export function topSoftmax(x: Tensor, k: number): Tensor {
   const { rows, columns } = x;
+  checkRounds("topSoftmax", columns * (columns + 3)); // each expert is compared with each
   if (!(Number.isInteger(k) && k >= 1 && k <= columns)) {
     throw shapeError("topSoftmax", `${k} of x [${x.shape}]`);
   }
