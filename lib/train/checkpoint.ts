@@ -8,13 +8,12 @@ import { isFile, openSafetensors, type TensorSource, writeSafetensors, writeText
 import { gpu } from "../gpu/mod.ts";
 import type { Optimizer, SavedState } from "../optim/mod.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { STATE } from "./checkpoint_folder.ts";
 import type { RunKernels } from "./kernels.ts";
 import type { LoopState } from "./loop.ts";
 
 const OPTIMIZER = "optimizer.safetensors";
 const PARAMETERS = "parameters.safetensors";
-/** The loop's state, and what the run is recognised by. */
-export const STATE = "nibble_state.json";
 
 /** Files of a checkpoint that serve resuming and are no part of the model. */
 export const STATE_FILES: readonly string[] = [OPTIMIZER, PARAMETERS, STATE];
@@ -50,7 +49,8 @@ export async function saveState(
 ): Promise<void> {
   const saved = await optimizer.saveState();
   await writeTensors(join(folder, OPTIMIZER), parameters, saved);
-  const text = JSON.stringify({ version: 1, state, fingerprint, kernels }, null, 2) + "\n";
+  const text = JSON.stringify({ version: 1, written: Date.now(), state, fingerprint, kernels }, null, 2) +
+    "\n";
   writeText(join(folder, STATE), text);
 }
 

@@ -52,7 +52,7 @@ export function createSaving(
         } else if (s.load_best_model_at_end) await saveParameters(tmp, pages.tensors);
         writeTrainerState(tmp, trainer);
       });
-      rotateCheckpoints(s.output_dir, s.save_total_limit, trainer.best_model_checkpoint);
+      rotateCheckpoints(s.output_dir, s.save_total_limit, trainer.best_model_checkpoint, folder);
       p.reporter.note(`saved       ${folder}`);
       await push?.saved(folder, now.step);
     },

@@ -181,6 +181,26 @@ gpuTest("a checkpoint of another run is refused by what differs, and is not harm
   sweep(data, s.output_dir);
 });
 
+gpuTest(
+  "beside what an earlier, longer run left, a run keeps its own checkpoints and goes on from them",
+  async () => {
+    const data = dataFolder();
+    const saving = { save_strategy: "steps", save_steps: 2, save_total_limit: 1 } as const;
+    const s = tinySettings(data, { max_steps: 8, ...saving });
+    await quietTrain(s);
+    const shorter = { ...s, max_steps: 6 };
+    const stopped = await quietTrain({ ...shorter, resume_from_checkpoint: "false" }, {}, 3);
+    assert.equal(stopped.steps, 3);
+    const left = [...Deno.readDirSync(s.output_dir)].map((e) => e.name).filter((n) =>
+      n.startsWith("checkpoint")
+    );
+    assert.deepEqual(left, ["checkpoint-3"]);
+    const again = await quietTrain(shorter);
+    assert.match(again.notes.join("\n"), /resumed .*checkpoint-3 at step 3 of 6/);
+    sweep(data, s.output_dir);
+  },
+);
+
 gpuTest("a signal during the last step lets the run end whole", async () => {
   const data = dataFolder();
   const s = tinySettings(data, { max_steps: 2 });
