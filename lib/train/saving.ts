@@ -4,8 +4,9 @@
  */
 import { join } from "@std/path";
 import { bestFolder, isNewBest, restoreParameters } from "./best.ts";
-import { type Fingerprint, saveParameters, saveState } from "./checkpoint.ts";
+import { saveParameters, saveState } from "./checkpoint.ts";
 import { checkpointName, rotateCheckpoints, writeFolder } from "./checkpoint_folder.ts";
+import type { Fingerprint } from "./checkpoint_state.ts";
 import type { HubPush } from "./hub_push.ts";
 import type { EvalLog, LoopState } from "./loop.ts";
 import { runKernels } from "./kernels.ts";

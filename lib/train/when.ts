@@ -4,7 +4,7 @@
  */
 import { NibbleError } from "../errors.ts";
 import { listCheckpoints } from "./checkpoint_folder.ts";
-import { canResume } from "./checkpoint.ts";
+import { canResume } from "./checkpoint_state.ts";
 import type { TrainSettings } from "./settings.ts";
 import { readTrainerState } from "./state.ts";
 
