@@ -3,7 +3,6 @@
  * @module
  */
 import { join } from "@std/path";
-import { NibbleError } from "../errors.ts";
 import { openSafetensors, type TensorSource, writeSafetensors, writeText } from "../formats/mod.ts";
 import { gpu } from "../gpu/mod.ts";
 import type { Optimizer, SavedState } from "../optim/mod.ts";
@@ -13,12 +12,12 @@ import {
   canResume,
   type CheckpointState,
   damaged,
-  type Fingerprint,
   guarded,
   openState,
   OPTIMIZER,
   readCheckpoint,
 } from "./checkpoint_state.ts";
+import type { Fingerprint } from "./fingerprint.ts";
 import type { RunKernels } from "./kernels.ts";
 import type { LoopState } from "./loop.ts";
 
@@ -44,7 +43,7 @@ export async function saveState(
 ): Promise<void> {
   const saved = await optimizer.saveState();
   await writeTensors(join(folder, OPTIMIZER), parameters, saved);
-  const about: CheckpointState = { version: 1, written: Date.now(), state, fingerprint, kernels };
+  const about: CheckpointState = { version: 2, written: Date.now(), state, fingerprint, kernels };
   writeText(join(folder, STATE), JSON.stringify(about, null, 2) + "\n");
 }
 
@@ -84,25 +83,14 @@ function joined(pieces: readonly Uint8Array<ArrayBuffer>[]): Uint8Array<ArrayBuf
 /**
  * Restores what {@link saveState} wrote.
  *
- * @throws NibbleError `train/resume-mismatch` naming what differs; `train/damaged-checkpoint` where something is
- *   missing, cut short or not finite
+ * @throws NibbleError `train/damaged-checkpoint` where something is missing, cut short or not finite
  */
 export function loadState(
   folder: string,
   optimizer: Optimizer,
   parameters: ReadonlyMap<string, Tensor>,
-  fingerprint: Fingerprint,
 ): LoopState {
-  const { state, fingerprint: saved } = readCheckpoint(folder);
-  for (const key of ["parameters", "data", "optim"] as const) {
-    if (saved[key] !== fingerprint[key]) {
-      throw new NibbleError("train/resume-mismatch", `The checkpoint was made with other ${key}`, {
-        where: `${folder}: ${saved[key]}; now ${fingerprint[key]}`,
-        remedy:
-          "Resume with the recipe it was made with, or start afresh with --resume_from_checkpoint=false.",
-      });
-    }
-  }
+  const { state } = readCheckpoint(folder);
   const source = openState(folder);
   try {
     guarded(folder, () => {

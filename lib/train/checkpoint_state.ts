@@ -4,31 +4,32 @@
  */
 import { dirname, join, resolve } from "@std/path";
 import { NibbleError } from "../errors.ts";
-import { isFile, isObject, openSafetensors, readTextIfThere, type TensorSource } from "../formats/mod.ts";
+import {
+  isFile,
+  isObject,
+  openSafetensors,
+  readTextIfThere,
+  type TensorSource,
+  writeText,
+} from "../formats/mod.ts";
 import { listCheckpoints, STATE } from "./checkpoint_folder.ts";
+import type { Fingerprint } from "./fingerprint.ts";
 import type { RunKernels } from "./kernels.ts";
 import type { LoopState } from "./loop.ts";
 
 /** The parameters in f32 and the optimizer's state. */
 export const OPTIMIZER = "optimizer.safetensors";
 
-/** What must agree between a checkpoint and the run that resumes it. */
-export interface Fingerprint {
-  /** Trained parameters and their shapes. */
-  parameters: string;
-  /** Rows, batch size, accumulation, seed: the order of data. */
-  data: string;
-  optim: string;
-}
-
 /** `nibble_state.json`. */
 export interface CheckpointState {
-  version: 1;
+  version: 2;
   /** When it was written, in milliseconds since 1970. */
   written: number;
   state: LoopState;
   fingerprint: Fingerprint;
   kernels: RunKernels;
+  /** Set when a run in the same folder ended, which the checkpoint is from before the end of. */
+  finished?: boolean;
 }
 
 /** Whether a checkpoint holds all that going on needs; one of `save_only_model` does not. */
@@ -39,7 +40,7 @@ export function canResume(folder: string): boolean {
 /**
  * Reads a checkpoint's state and looks into its tensors' file; no tensor is read.
  *
- * @throws NibbleError `train/no-checkpoint` where there is none, `train/damaged-checkpoint`
+ * @throws NibbleError `train/no-checkpoint` where there is none, `train/old-checkpoint`, `train/damaged-checkpoint`
  */
 export function readCheckpoint(folder: string): CheckpointState {
   const text = readTextIfThere(join(folder, STATE));
@@ -51,10 +52,33 @@ export function readCheckpoint(folder: string): CheckpointState {
     });
   }
   const saved = parsed(text);
+  if (isObject(saved) && saved.version === 1) {
+    throw new NibbleError("train/old-checkpoint", "The checkpoint was made by an earlier nibble", {
+      where: `${folder}: it does not record the settings of its run, which this one would have to agree with`,
+      remedy:
+        "Start afresh with --resume_from_checkpoint=false, or end the run with the nibble that began it.",
+    });
+  }
   const why = faultOf(saved);
   if (why) throw damaged(folder, `${STATE}: ${why}`);
   openState(folder).close();
   return saved as CheckpointState;
+}
+
+/** Whether the run of a checkpoint, or a later one in its folder, has ended; damage is {@link readCheckpoint}'s to tell. */
+export function isFinished(folder: string): boolean {
+  const saved = parsed(readTextIfThere(join(folder, STATE)) ?? "");
+  return isObject(saved) && saved.finished === true;
+}
+
+/** Notes in all checkpoints of a folder that the run has ended: the next one does not go on from them unasked. */
+export function markFinished(outputDir: string): void {
+  for (const { path } of listCheckpoints(outputDir)) {
+    const saved = parsed(readTextIfThere(join(path, STATE)) ?? "");
+    if (isObject(saved)) {
+      writeText(join(path, STATE), JSON.stringify({ ...saved, finished: true }, null, 2) + "\n");
+    }
+  }
 }
 
 /** Opens a checkpoint's tensors. */
@@ -100,7 +124,9 @@ function parsed(text: string): unknown {
 function faultOf(saved: unknown): string | undefined {
   if (!isObject(saved)) return "it is not a JSON object";
   const { state, fingerprint } = saved;
-  if (!isObject(fingerprint)) return "it has no fingerprint";
+  if (!isObject(fingerprint) || !["base", "data", "max_steps"].every((key) => key in fingerprint)) {
+    return "it has no fingerprint";
+  }
   if (!isObject(state)) return "it has no state";
   for (const key of ["step", "numTokens"]) {
     const value = state[key];
