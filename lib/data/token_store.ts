@@ -2,6 +2,7 @@
  * Token sequences by number: in memory as typed arrays, or left in a file and read when they are asked for.
  * @module
  */
+import { createHash } from "node:crypto";
 import type { TokenSequence } from "./pack.ts";
 
 /** Sequences in the order of their rows. */
@@ -12,7 +13,12 @@ export interface TokenStore {
   readonly lengths: Uint32Array;
   /** One of them; a copy that may be kept. */
   at(i: number): TokenSequence;
+  /** SHA-256 over tokens, targets and order. */
+  digest(): string;
 }
+
+/** Words that are hashed at once: 4 MiB. */
+const PIECE = 1 << 20;
 
 /** Marks a token that is a target of the loss: ids stay far below 2^31. */
 export const TRAINED = 0x80000000;
@@ -52,6 +58,12 @@ export function storeOf(
     at(i) {
       const place = order[i]!;
       return fromWords(read(starts[place]!, starts[place + 1]!), rows[place]!);
+    },
+    digest() {
+      const hash = createHash("sha256").update(lengths).update(order);
+      const total = starts.at(-1)!;
+      for (let at = 0; at < total; at += PIECE) hash.update(read(at, Math.min(total, at + PIECE)));
+      return hash.digest("hex");
     },
   };
 }

@@ -3,39 +3,32 @@
  * @module
  */
 import { join } from "@std/path";
-import { NibbleError } from "../errors.ts";
-import { isFile, openSafetensors, type TensorSource, writeSafetensors, writeText } from "../formats/mod.ts";
+import { openSafetensors, type TensorSource, writeSafetensors, writeText } from "../formats/mod.ts";
 import { gpu } from "../gpu/mod.ts";
 import type { Optimizer, SavedState } from "../optim/mod.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { STATE } from "./checkpoint_folder.ts";
+import {
+  canResume,
+  type CheckpointState,
+  damaged,
+  guarded,
+  openState,
+  OPTIMIZER,
+  readCheckpoint,
+} from "./checkpoint_state.ts";
+import type { Fingerprint } from "./fingerprint.ts";
 import type { RunKernels } from "./kernels.ts";
 import type { LoopState } from "./loop.ts";
 
-const OPTIMIZER = "optimizer.safetensors";
 const PARAMETERS = "parameters.safetensors";
-/** The loop's state, and what the run is recognised by. */
-export const STATE = "nibble_state.json";
 
 /** Files of a checkpoint that serve resuming and are no part of the model. */
 export const STATE_FILES: readonly string[] = [OPTIMIZER, PARAMETERS, STATE];
 
-/** Whether a checkpoint holds all that going on needs; one of `save_only_model` does not. */
-export function canResume(folder: string): boolean {
-  return isFile(join(folder, STATE)) && isFile(join(folder, OPTIMIZER));
-}
-
 /** The trained parameters of a checkpoint by name, in f32 (and the optimizer's state beside them). */
 export function openParameters(folder: string): TensorSource {
   return openSafetensors(join(folder, canResume(folder) ? OPTIMIZER : PARAMETERS));
-}
-
-/** What must agree between a checkpoint and the run that resumes it. */
-export interface Fingerprint {
-  /** Trained parameters and their shapes. */
-  parameters: string;
-  /** Rows, batch size, accumulation, seed: the order of data. */
-  data: string;
-  optim: string;
 }
 
 /** Writes the optimizer's state, the trained parameters in f32 and the loop's state. The dropout of a step and the
@@ -50,8 +43,8 @@ export async function saveState(
 ): Promise<void> {
   const saved = await optimizer.saveState();
   await writeTensors(join(folder, OPTIMIZER), parameters, saved);
-  const text = JSON.stringify({ version: 1, state, fingerprint, kernels }, null, 2) + "\n";
-  writeText(join(folder, STATE), text);
+  const about: CheckpointState = { version: 2, written: Date.now(), state, fingerprint, kernels };
+  writeText(join(folder, STATE), JSON.stringify(about, null, 2) + "\n");
 }
 
 /** Writes the trained parameters alone, in f32, whatever dtype the model is saved in. */
@@ -90,40 +83,35 @@ function joined(pieces: readonly Uint8Array<ArrayBuffer>[]): Uint8Array<ArrayBuf
 /**
  * Restores what {@link saveState} wrote.
  *
- * @throws NibbleError `train/resume-mismatch` naming what differs
+ * @throws NibbleError `train/damaged-checkpoint` where something is missing, cut short or not finite
  */
 export function loadState(
   folder: string,
   optimizer: Optimizer,
   parameters: ReadonlyMap<string, Tensor>,
-  fingerprint: Fingerprint,
 ): LoopState {
-  let saved: { state: LoopState; fingerprint: Fingerprint };
+  const { state } = readCheckpoint(folder);
+  const source = openState(folder);
   try {
-    saved = JSON.parse(Deno.readTextFileSync(join(folder, STATE)));
-  } catch (cause) {
-    throw new NibbleError("train/no-checkpoint", `There is no readable ${STATE}`, {
-      where: folder,
-      remedy: "Give a checkpoint-N folder that nibble wrote without save_only_model, or " +
-        "resume_from_checkpoint=false.",
-      cause,
-    });
-  }
-  for (const key of ["parameters", "data", "optim"] as const) {
-    if (saved.fingerprint[key] !== fingerprint[key]) {
-      throw new NibbleError("train/resume-mismatch", `The checkpoint was made with other ${key}`, {
-        where: `${folder}: ${saved.fingerprint[key]}; now ${fingerprint[key]}`,
-        remedy:
-          "Resume with the recipe it was made with, or start afresh with --resume_from_checkpoint=false.",
+    guarded(folder, () => {
+      for (const [name, t] of parameters) {
+        const values = source.readF32(name);
+        if (values.length !== t.size) throw damaged(folder, `${name} has ${values.length} numbers`);
+        // trained on, it would spoil every step, and sound checkpoints would make room for its own
+        if (!values.every(Number.isFinite)) throw damaged(folder, `${name} has numbers that are not finite`);
+        t.write(values);
+      }
+      optimizer.loadState((name) => {
+        const bytes = source.readBytes(name);
+        const plain = source.tensors.get(name)?.dtype === "F32" && name !== "metrics";
+        if (plain && new Float32Array(bytes.buffer).some(Number.isNaN)) {
+          throw damaged(folder, `${name} has NaN`);
+        }
+        return bytes;
       });
-    }
-  }
-  const source = openParameters(folder);
-  try {
-    for (const [name, t] of parameters) t.write(source.readF32(name));
-    optimizer.loadState((name) => source.readBytes(name));
+    });
   } finally {
     source.close();
   }
-  return saved.state;
+  return state;
 }

@@ -7,10 +7,15 @@ import { basename, dirname, join, resolve } from "@std/path";
 import { NibbleError } from "../errors.ts";
 import { TRAINER_STATE_FILE } from "./state.ts";
 
+/** The loop's state, and what the run is recognised by. */
+export const STATE = "nibble_state.json";
+
 /** A checkpoint on disk. */
 export interface Checkpoint {
   /** Optimizer step after which it was written. */
   step: number;
+  /** When, in milliseconds since 1970. */
+  written: number;
   /** Its folder. */
   path: string;
 }
@@ -37,7 +42,8 @@ export function checkpointStep(path: string): number | undefined {
 
 /**
  * The whole checkpoints of an output folder, oldest first; none when there is no such folder. Whole are those with a
- * `trainer_state.json`. One whose replacement was cut off by a crash is put back first.
+ * `trainer_state.json`. One whose replacement was cut off by a crash is put back first. Age goes by the time of writing
+ * and not by the step, since an earlier and longer run may have left some.
  *
  * @throws NibbleError `train/cannot-write` where a file has the folder's name
  */
@@ -50,12 +56,25 @@ export function listCheckpoints(outputDir: string): Checkpoint[] {
   return namesIn(outputDir).flatMap((name) => {
     const step = checkpointStep(name);
     const path = join(outputDir, name);
-    return step !== undefined && isThere(join(path, TRAINER_STATE_FILE)) ? [{ step, path }] : [];
-  }).sort((a, b) => a.step - b.step);
+    return step !== undefined && isThere(join(path, TRAINER_STATE_FILE))
+      ? [{ step, path, written: writtenAt(path) }]
+      : [];
+  }).sort((a, b) => a.written - b.written || a.step - b.step);
+}
+
+/** The time that a checkpoint holds, since copies of files are as old as the copying; else that of its file. */
+function writtenAt(path: string): number {
+  try {
+    const { written } = JSON.parse(Deno.readTextFileSync(join(path, STATE)));
+    if (typeof written === "number") return written;
+  } catch {
+    // None that training can go on from, or damaged, which loading it will tell.
+  }
+  return Deno.statSync(join(path, TRAINER_STATE_FILE)).mtime?.getTime() ?? 0;
 }
 
 /**
- * Folder of the newest whole checkpoint (the highest step), or undefined.
+ * Folder of the whole checkpoint that was written last, or undefined.
  *
  * @example
  * ```ts
@@ -80,16 +99,18 @@ export function newestCheckpoint(outputDir: string): string | undefined {
  *
  * @param limit `save_total_limit`; null keeps all
  * @param best folder of the best checkpoint, if any (`best_model_checkpoint`)
+ * @param latest folder of the one just written, which stays whatever the clock says; default the newest
  * @returns the folders that were removed
  */
 export function rotateCheckpoints(
   outputDir: string,
   limit: number | null,
   best: string | null = null,
+  latest?: string,
 ): string[] {
   if (limit === null || limit < 1) return [];
   const all = listCheckpoints(outputDir);
-  const newest = all.at(-1);
+  const newest = latest === undefined ? all.at(-1) : all.find((c) => c.step === checkpointStep(latest));
   // By step and not by path: a moved output folder still knows its best.
   const bestStep = best === null ? undefined : checkpointStep(best);
   const isBest = (c: Checkpoint) => c.step === bestStep;

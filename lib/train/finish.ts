@@ -5,6 +5,7 @@
 import { join } from "@std/path";
 import { writeText } from "../formats/mod.ts";
 import { mib } from "../gpu/mod.ts";
+import { markFinished } from "./checkpoint_state.ts";
 import { lossCurveSvg, lossCurveText } from "./loss_curve.ts";
 import { card, memoryLine, type Outcome, type RunParts, writeWeights } from "./output.ts";
 import { runName, type RunRecord } from "./record.ts";
@@ -36,6 +37,7 @@ export async function writeOutputs(s: TrainSettings, p: RunParts, e: Ending): Pr
   if (!e.stopped) {
     await writeWeights(s.output_dir, s, p);
     writeText(join(s.output_dir, "README.md"), card(s, e.recipeText, p, { ...e, trainLoss }));
+    markFinished(s.output_dir);
   }
   note(lossCurveText(curve));
   note(`${memoryLine(e.memory)}; planned ${mib(p.plan.memory.peakBytes)}`);

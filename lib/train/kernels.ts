@@ -5,7 +5,7 @@
  */
 import { join } from "@std/path";
 import { type Choices, gpu } from "../gpu/mod.ts";
-import { STATE } from "./checkpoint.ts";
+import { STATE } from "./checkpoint_folder.ts";
 
 /** Choices of a run, as its checkpoints hold them. */
 export interface RunKernels {

@@ -12,6 +12,7 @@ import { generate } from "../model/generate.ts";
 import type { Model } from "../model/model.ts";
 import { encodeChatPrompt, type Tokenizer } from "../text/mod.ts";
 import { VERSION } from "../version.ts";
+import type { Fingerprint } from "./fingerprint.ts";
 import type { EvalLog, LoopState } from "./loop.ts";
 import { describeKernels } from "./kernels.ts";
 import { modelCard } from "./model_card.ts";
@@ -44,8 +45,8 @@ export interface RunParts {
   order: ReturnType<typeof trainingOrder>;
   evals: ReturnType<typeof evalBatches>;
   chat: boolean;
-  trainRows: number;
   plan: MemoryPlan;
+  fingerprint: Fingerprint;
 }
 
 /** Adapter or whole model, with the tokenizer beside it. */

@@ -115,6 +115,8 @@ export interface Prepared {
   scored?: { readonly scores: Scores; sequences(): readonly EncodedExample[] };
   /** The batch of these items, each sequence at least `minLength` long. */
   batch(items: readonly number[], minLength?: number): Batch;
+  /** SHA-256 over what there is to learn from: tokens, targets or labels, order. */
+  digest(): string;
   /** Lines for the log. */
   report: string;
   /** Whether rows were conversations: prompts are then rendered with the chat template. */

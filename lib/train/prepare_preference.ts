@@ -2,6 +2,7 @@
  * From rows to batches for the objectives over preferences.
  * @module
  */
+import { createHash } from "node:crypto";
 import {
   cachedTokens,
   collateJudged,
@@ -70,6 +71,7 @@ export function preparePairs(rows: Row[], tokenizer: Tokenizer, s: TrainSettings
     lengths: pairs.map(({ chosen, rejected }) => Math.max(chosen.ids.length, rejected.ids.length)),
     batch: (items) => collatePairs(pairs, items, scores, padId),
     scored: { scores, sequences: () => pairs.flatMap(({ chosen, rejected }) => [chosen, rejected]) },
+    digest: () => store.digest(),
     report: formatDataReport(meta.report),
     chat: meta.chat,
   };
@@ -145,6 +147,7 @@ export function prepareJudged(
     blocks,
     batch: (items) => collateJudged(examples, mismatched, items, scores, padId),
     scored: { scores, sequences: () => examples.flatMap((example, i) => [example, mismatched[i]!]) },
+    digest: () => createHash("sha256").update(store.digest() + JSON.stringify(meta.judged)).digest("hex"),
     report: formatDataReport(meta.report),
     chat: meta.chat,
   };

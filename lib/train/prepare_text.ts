@@ -96,6 +96,7 @@ function packed(
   return {
     lengths: Array.from(plan.lengths),
     batch: (items, minLength = 1) => collate(items.map((i) => plan.join(i)), padId, { minLength }),
+    digest: () => store.digest(),
     report: cached ? `${report}\ncached      tokens of an earlier run` : report,
     chat: meta.kind === "messages",
   };

@@ -7,11 +7,11 @@ import { initOf } from "../lora/config.ts";
 import { describeLoad } from "../model/load.ts";
 import { learningRate, warmupSteps } from "../optim/mod.ts";
 import { beginCorrected } from "./begin_corrected.ts";
-import { loadState } from "./checkpoint.ts";
 import { writeOutputs } from "./finish.ts";
+import { fingerprintOf } from "./fingerprint.ts";
 import { type HubPush, openHubPush } from "./hub_push.ts";
 import { describeKernels, resumeKernels } from "./kernels.ts";
-import { type EvalLog, evaluate, newLoopState, runLoop, type TrainLog, unlessStopped } from "./loop.ts";
+import { type EvalLog, evaluate, runLoop, type TrainLog, unlessStopped } from "./loop.ts";
 import { setUpModel, type TrainableModel } from "./model_setup.ts";
 import { checkMoved } from "./movement.ts";
 import { needsReference } from "./objectives/preference_loss.ts";
@@ -22,10 +22,11 @@ import { openRunDevice, prepareRun } from "./prepare_run.ts";
 import { createReporter, etaOf, progressOf, type Reporter } from "./progress.ts";
 import { openRecord } from "./record.ts";
 import { scoreByOther, scoreReference } from "./reference.ts";
+import { beginRun, checkResume, freshNote, resumeFolder } from "./resume.ts";
 import { createSaving } from "./saving.ts";
 import { noEffect, type TrainSettings } from "./settings.ts";
-import { newTrainerState, readTrainerState, writeResults } from "./state.ts";
-import { resumeFolder, timing } from "./when.ts";
+import { type TrainerState, writeResults } from "./state.ts";
+import { timing } from "./when.ts";
 
 /** Options of {@link train}. */
 export interface TrainOptions {
@@ -85,6 +86,8 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
   note(`adapter     ${device.name} (${can}; bindings up to ${mib(device.maxBinding)})`);
   const from = resumeFolder(s);
   const kernels = from && resumeKernels(from);
+  const fresh = from === undefined && freshNote(s);
+  if (fresh) note(fresh);
   if (kernels || device.choices.size > 0) note(kernels ?? `kernels     ${describeKernels(device.choices)}`);
 
   // 2. model files, data and plan, before a weight is read
@@ -105,11 +108,13 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
       sides: [{ side: run.train, items: usedItems(run.order) }, ...(run.test ? [{ side: run.test }] : [])],
     }
     : undefined;
-  if (reference && s.ref_model) {
-    await scoreByOther(s, reference, { ...options, maxPositions: run.maxPositions });
-  }
   let setUp: TrainableModel;
+  const fingerprint = fingerprintOf(s, run);
   try {
+    if (from) checkResume(from, s, fingerprint);
+    if (reference && s.ref_model) {
+      await scoreByOther(s, reference, { ...options, maxPositions: run.maxPositions });
+    }
     setUp = await setUpModel(s, run.files, run.maxPositions, {
       ...{ residentBytes: run.plan.residentBytes, signal: options.signal },
       onProgress: progressOf(reporter, "loading"),
@@ -134,8 +139,7 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
     if (reference && !s.ref_model) await scoreReference(s, { ...reference, model, adapter, hash: run.hash });
     return await trainModel(s, options, {
       ...{ reporter, setUp, tokenizer: run.tokenizer, hash: run.hash, order: run.order, evals: run.evals },
-      ...{ chat: run.train.chat, trainRows: run.train.lengths.length, plan: run.plan },
-      ...{ objective: run.objective, origin: run.origin },
+      ...{ chat: run.train.chat, plan: run.plan, objective: run.objective, origin: run.origin, fingerprint },
     }, { push, from });
   } finally {
     setUp.dispose();
@@ -154,29 +158,16 @@ async function trainModel(
   const { maxSteps } = order;
   const warmup = warmupSteps({ ...s, total: maxSteps });
   const { logAt, evalAt, saveAt, ...intervals } = timing(s, maxSteps, order.stepsPerEpoch);
-  const fingerprint = {
-    parameters: `${pages.tensors.size} tensors, ${pages.count} numbers`,
-    data:
-      `${p.trainRows} sequences, batch ${s.per_device_train_batch_size} x ${s.gradient_accumulation_steps}, ` +
-      `seed ${s.data_seed ?? s.seed}, ${maxSteps} steps`,
-    optim: s.optim_args ? `${s.optim} ${s.optim_args}` : s.optim,
-  };
 
   // 4. resume, or look at the untrained model
-  let state = newLoopState();
-  let trainer = newTrainerState({
+  const { state, trainer } = beginRun(from, p, {
     max_steps: maxSteps,
     num_train_epochs: Math.ceil(maxSteps / order.stepsPerEpoch),
     train_batch_size: s.per_device_train_batch_size,
     ...intervals,
   });
-  if (from) {
-    state = loadState(from, optimizer, pages.tensors, fingerprint);
-    trainer = readTrainerState(from);
-    note(`resumed     ${from} at step ${state.step} of ${maxSteps}`);
-  }
   const record = openRecord(s, trainer);
-  const saving = createSaving(s, p, trainer, fingerprint, push);
+  const saving = createSaving(s, p, trainer, push);
   const logs: TrainLog[] = [];
   const samples: Sample[] = [];
   let before: EvalLog | undefined;
@@ -328,7 +319,7 @@ async function trainModel(
 }
 
 /** The first evaluation of a resumed run's history. */
-function firstEval(trainer: ReturnType<typeof newTrainerState>): EvalLog | undefined {
+function firstEval(trainer: TrainerState): EvalLog | undefined {
   const entry = trainer.log_history.find((e) => typeof e.eval_loss === "number" && e.step === 0);
   return entry as EvalLog | undefined;
 }

@@ -4,7 +4,7 @@
  */
 import { join } from "@std/path";
 import { bestFolder, isNewBest, restoreParameters } from "./best.ts";
-import { type Fingerprint, saveParameters, saveState } from "./checkpoint.ts";
+import { saveParameters, saveState } from "./checkpoint.ts";
 import { checkpointName, rotateCheckpoints, writeFolder } from "./checkpoint_folder.ts";
 import type { HubPush } from "./hub_push.ts";
 import type { EvalLog, LoopState } from "./loop.ts";
@@ -32,7 +32,6 @@ export function createSaving(
   s: TrainSettings,
   p: RunParts,
   trainer: TrainerState,
-  fingerprint: Fingerprint,
   push: HubPush | undefined,
 ): Saving {
   const { optimizer, pages } = p.setUp;
@@ -48,11 +47,11 @@ export function createSaving(
       await writeFolder(folder, async (tmp) => {
         await writeWeights(tmp, s, p);
         if (!s.save_only_model) {
-          await saveState(tmp, now, optimizer, pages.tensors, fingerprint, runKernels());
+          await saveState(tmp, now, optimizer, pages.tensors, p.fingerprint, runKernels());
         } else if (s.load_best_model_at_end) await saveParameters(tmp, pages.tensors);
         writeTrainerState(tmp, trainer);
       });
-      rotateCheckpoints(s.output_dir, s.save_total_limit, trainer.best_model_checkpoint);
+      rotateCheckpoints(s.output_dir, s.save_total_limit, trainer.best_model_checkpoint, folder);
       p.reporter.note(`saved       ${folder}`);
       await push?.saved(folder, now.step);
     },

@@ -1,12 +1,8 @@
 /**
- * When a run logs, evaluates and saves, and where it goes on from.
+ * When a run logs, evaluates and saves.
  * @module
  */
-import { NibbleError } from "../errors.ts";
-import { listCheckpoints } from "./checkpoint_folder.ts";
-import { canResume } from "./checkpoint.ts";
 import type { TrainSettings } from "./settings.ts";
-import { readTrainerState } from "./state.ts";
 
 /** When things happen in a run; steps count from 1. */
 export interface Timing {
@@ -50,23 +46,4 @@ export function timing(s: TrainSettings, maxSteps: number, stepsPerEpoch: number
     evalAt: (step) => last(step) ? decides : evaluate(step),
     saveAt: (step) => save(step) || (s.save_strategy === "steps" && last(step)),
   };
-}
-
-/** The checkpoint to go on from: as the key says, or the newest that is not finished. */
-export function resumeFolder(s: TrainSettings): string | undefined {
-  const wish = s.resume_from_checkpoint;
-  if (wish === "false") return undefined;
-  // those of save_only_model are results, and nothing to go on from
-  const newest = listCheckpoints(s.output_dir).findLast(({ path }) => canResume(path))?.path;
-  if (wish === "true") {
-    if (newest) return newest;
-    throw new NibbleError("train/no-checkpoint", "There is no checkpoint to resume from", {
-      where: s.output_dir,
-      remedy: "Leave resume_from_checkpoint out to start afresh.",
-    });
-  }
-  if (wish) return wish;
-  if (!newest) return undefined;
-  const { global_step, max_steps } = readTrainerState(newest);
-  return global_step < max_steps ? newest : undefined; // a finished run is no reason to do nothing
 }

@@ -22,12 +22,21 @@ const names = (folder: string) => [...Deno.readDirSync(folder)].map((e) => e.nam
 const put = (folder: string, file: string, text: string) => Deno.writeTextFileSync(join(folder, file), text);
 const get = (folder: string, file: string) => Deno.readTextFileSync(join(folder, file));
 
-/** Makes checkpoints that count as whole. */
+/** Makes checkpoints that count as whole, all written in the same second. */
 function make(out: string, ...steps: number[]): void {
   for (const step of steps) {
-    Deno.mkdirSync(join(out, `checkpoint-${step}`), { recursive: true });
-    put(join(out, `checkpoint-${step}`), "trainer_state.json", "{}");
+    const folder = join(out, `checkpoint-${step}`);
+    Deno.mkdirSync(folder, { recursive: true });
+    put(folder, "trainer_state.json", "{}");
+    Deno.utimeSync(join(folder, "trainer_state.json"), 1000, 1000);
   }
+}
+
+/** Makes a checkpoint that tells when it was written, whatever its files' time. */
+function makeAt(out: string, step: number, written: number): string {
+  make(out, step);
+  put(join(out, `checkpoint-${step}`), "nibble_state.json", JSON.stringify({ written }));
+  return join(out, `checkpoint-${step}`);
 }
 const stepsIn = (out: string) => listCheckpoints(out).map((c) => c.step);
 
@@ -69,6 +78,23 @@ Deno.test("rotation keeps the newest and never removes the best", async () => {
       assert.deepEqual(names(out), ["README.md", ...left.map((s) => `checkpoint-${s}`)], "no remains");
     });
   }
+});
+
+Deno.test("of two runs in a folder, the later one's checkpoints are the newer, whatever their steps", async () => {
+  await withFolder((out) => {
+    make(out, 80, 100); // without a time of their own: their files' counts, 1000 s after 1970
+    const latest = makeAt(out, 4, 2_000_000);
+    assert.deepEqual(stepsIn(out), [80, 100, 4]);
+    assert.equal(newestCheckpoint(out), latest);
+    assert.deepEqual(rotateCheckpoints(out, 2, null, latest).map((p) => basename(p)), ["checkpoint-80"]);
+    const next = makeAt(out, 8, 3_000_000);
+    rotateCheckpoints(out, 2, null, next);
+    assert.deepEqual(stepsIn(out), [4, 8]);
+    // a clock that was put back
+    const early = makeAt(out, 12, 1_000);
+    rotateCheckpoints(out, 1, null, early);
+    assert.deepEqual(stepsIn(out), [12]);
+  });
 });
 
 Deno.test("writeFolder makes and replaces a folder as a whole", async () => {

@@ -41,7 +41,7 @@ const REASONS: Readonly<Record<string, string>> = {
   "the log is always written to the terminal and to output_dir": `log_level logging_dir logging_nan_inf_filter
     disable_tqdm project trackio_space_id trackio_bucket_id trackio_static_space_id
     include_tokens_per_second include_num_input_tokens_seen skip_memory_metrics`,
-  "a run goes on from the newest checkpoint in output_dir; resume_from_checkpoint: false starts afresh":
+  "a run that was stopped goes on from its newest checkpoint; resume_from_checkpoint: false starts afresh":
     "overwrite_output_dir",
   "training is what this command does": "do_train do_predict",
   "checkpoints are safetensors, and hold all that going on needs": `save_safetensors

@@ -105,7 +105,8 @@ export const OUTPUT = {
     doc: "underflow_overflow: end the run at the first step whose loss or gradient is not finite, and name the module " +
       "in which that began." },
   resume_from_checkpoint: { type: "string?", default: null, from: "Trainer 4.57",
-    doc: "A checkpoint's folder, true: newest in output_dir, false: start afresh; null: newest if any." },
+    doc: "A checkpoint's folder, true: newest in output_dir, false: start afresh; null: newest if its run has not " +
+      "ended. Only a folder and true take a max_steps other than it was made with." },
   run_name: { type: "string?", default: null, from: "Trainer 4.57",
     doc: "Name of the run in its records; null: the last part of output_dir." },
   report_to: { type: "list", default: [], from: "nibble",
