@@ -16,6 +16,7 @@ import { setUpModel, type TrainableModel } from "./model_setup.ts";
 import { checkMoved } from "./movement.ts";
 import { needsReference } from "./objectives/preference_loss.ts";
 import { complete, evalMetrics, type RunParts, type Sample } from "./output.ts";
+import { openOutputFolder } from "./output_folder.ts";
 import { formatPlan } from "./plan.ts";
 import { usedItems } from "./prepare.ts";
 import { openRunDevice, prepareRun } from "./prepare_run.ts";
@@ -75,6 +76,7 @@ export interface TrainResult {
 export async function train(s: TrainSettings, options: TrainOptions = {}): Promise<TrainResult> {
   const reporter = options.reporter ?? createReporter();
   const note = (text: string) => reporter.note(text);
+  openOutputFolder(s, options.base);
   const push = s.push_to_hub ? await openHubPush(s, note) : undefined;
 
   // 1. device
