@@ -4,6 +4,7 @@
  */
 import { gpu, type MemoryReport, mib } from "../gpu/mod.ts";
 import { initOf } from "../lora/config.ts";
+import { unmatchedTargets } from "../lora/targets.ts";
 import { describeLoad } from "../model/load.ts";
 import { learningRate, warmupSteps } from "../optim/mod.ts";
 import { beginCorrected } from "./begin_corrected.ts";
@@ -137,6 +138,9 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
     note(
       `trainable   ${pages.count.toLocaleString("en")} parameters ` +
         `(${(100 * pages.count / (model.summary.parameters + (adapter ? pages.count : 0))).toFixed(2)} %)`,
+    );
+    unmatchedTargets(model.linears.keys(), adapter?.config.target_modules ?? []).forEach((line) =>
+      note(`note        ${line}`)
     );
     if (reference && !s.ref_model) await scoreReference(s, { ...reference, model, adapter, hash: run.hash });
     return await trainModel(s, options, {
