@@ -13,6 +13,7 @@
  * @module
  */
 export { fetchModel, type FetchModelOptions } from "./model.ts";
+export { findLocal } from "./local.ts";
 export { datasetFiles, fetchDataset, type FetchDatasetOptions } from "./dataset.ts";
 export { pickTable, type SplitTable, splitTables } from "./splits.ts";
 export { type Mirror, MIRRORS } from "./mirror.ts";

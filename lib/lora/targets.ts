@@ -4,6 +4,7 @@
  */
 import { NibbleError } from "../errors.ts";
 import type { Model } from "../model/model.ts";
+import { nearest } from "../nearest.ts";
 import { isEmbedding, parameterShapes, type ParameterSpec } from "../model/parameters.ts";
 import { decays } from "../optim/mod.ts";
 import type { LoraConfig } from "./config.ts";
@@ -44,6 +45,23 @@ export function targetModules(
     );
   }
   return matched;
+}
+
+/**
+ * A line about each name in a list of `target_modules` that no module of the model has: PEFT passes over it in silence,
+ * and so does training.
+ */
+export function unmatchedTargets(
+  modules: Iterable<string>,
+  targets: readonly string[] | string,
+): string[] {
+  if (typeof targets === "string" || isAllLinear(targets)) return [];
+  const all = [...modules], last = [...new Set(all.map((m) => m.split(".").at(-1)!))];
+  return targets.filter((name) => !all.some((m) => named([name], m))).map((name) => {
+    const near = nearest(name, name.includes(".") ? all : last);
+    return `lora_target_modules: '${name}' matches no layer and is passed over; ` +
+      (near === undefined ? `this model has ${last.join(", ")}` : `the nearest name is ${near}`);
+  });
 }
 
 /** Whether `target_modules` is the word for every linear layer but the head, alone or in a list. */

@@ -26,7 +26,7 @@ const LOSSES: Readonly<Partial<Record<Task, readonly string[]>>> = { dpo: DPO_LO
  * Refuses settings that contradict each other, as transformers, TRL and the handbook do.
  *
  * @throws NibbleError `recipe/needs-peft`, `recipe/reference-with-peft`, `recipe/lengths`, `recipe/loss`, `recipe/schedule`,
- *   `recipe/optim-args`, `recipe/best-model`, `recipe/not-built`
+ *   `recipe/optim-args`, `recipe/best-model`, `recipe/output-dir`, `recipe/not-built`
  */
 export function checkSettings(settings: TrainSettings, where: Where): void {
   const refuse = (code: string, what: string, name: SettingName, remedy: string): never => {
@@ -40,6 +40,10 @@ export function checkSettings(settings: TrainSettings, where: Where): void {
   if (settings.ref_model !== null && settings.use_peft && settings.nibble_task === "dpo") {
     const what = "ref_model together with use_peft: the base without its adapters already is the reference";
     refuse("reference-with-peft", what, "ref_model", "Remove ref_model.");
+  }
+  if (settings.output_dir.trim() === "") {
+    const what = "output_dir is empty: the result would be strewn over the current folder";
+    refuse("output-dir", what, "output_dir", "Name a folder.");
   }
   const { max_length, max_prompt_length } = settings;
   const promptFirst = settings.nibble_task === "orpo" || settings.nibble_task === "kto";

@@ -8,6 +8,7 @@ import { mib } from "../gpu/mod.ts";
 import { markFinished } from "./checkpoint_state.ts";
 import { lossCurveSvg, lossCurveText } from "./loss_curve.ts";
 import { card, memoryLine, type Outcome, type RunParts, writeWeights } from "./output.ts";
+import { removeStaleAdapter } from "./output_folder.ts";
 import { runName, type RunRecord } from "./record.ts";
 import type { TrainSettings } from "./settings.ts";
 import { historyOf, speedMetrics, type TrainerState, writeResults, writeTrainerState } from "./state.ts";
@@ -36,6 +37,8 @@ export async function writeOutputs(s: TrainSettings, p: RunParts, e: Ending): Pr
   writeText(join(s.output_dir, "loss_curve.svg"), lossCurveSvg(curve));
   if (!e.stopped) {
     await writeWeights(s.output_dir, s, p);
+    const removed = p.setUp.adapter ? undefined : removeStaleAdapter(s.output_dir);
+    if (removed) note(removed);
     writeText(join(s.output_dir, "README.md"), card(s, e.recipeText, p, { ...e, trainLoss }));
     markFinished(s.output_dir);
   }

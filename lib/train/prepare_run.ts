@@ -8,6 +8,7 @@ import { NibbleError } from "../errors.ts";
 import { adapterKind, type Gpu, gpu, mib, openGpu } from "../gpu/mod.ts";
 import type { Tokenizer } from "../text/mod.ts";
 import { type BaseFiles, openBase, type OpenBaseOptions } from "./model_setup.ts";
+import { refuseModelFolder } from "./output_folder.ts";
 import { memoryBudget, type MemoryPlan, planMemory } from "./plan.ts";
 import { standInRows } from "./generated.ts";
 import type { Objective } from "./objective.ts";
@@ -60,6 +61,7 @@ export async function openRunDevice(s: TrainSettings): Promise<Gpu> {
 export async function prepareRun(s: TrainSettings, options: PrepareRunOptions = {}): Promise<PreparedRun> {
   const base = await openBase(s, options);
   try {
+    refuseModelFolder(s, base.files.path); // an adapter's base too, or one in a cache
     const { objective, ...task } = trainTask(s);
     const { train, test } = await prepareSides(s, task, base.tokenizer, options);
     options.onData?.("train", train.report);

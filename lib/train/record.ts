@@ -3,6 +3,7 @@
  * @module
  */
 import { basename, join, resolve } from "@std/path";
+import { makeOutputFolder } from "../formats/mod.ts";
 import { openJsonLog } from "./progress.ts";
 import { type SettingName, settingOf, SETTINGS, type TrainSettings } from "./settings.ts";
 import { logMetrics, type Metrics, type TrainerState } from "./state.ts";
@@ -34,10 +35,10 @@ export function runName(s: TrainSettings): string {
  * Opens the files in `output_dir`.
  *
  * @param trainer state whose history grows with each entry; its step tells what a resumed run writes again
- * @throws NibbleError `train/cannot-write`
+ * @throws NibbleError `formats/cannot-write`, `train/cannot-write`
  */
 export function openRecord(s: TrainSettings, trainer: TrainerState): RunRecord {
-  Deno.mkdirSync(s.output_dir, { recursive: true });
+  makeOutputFolder(s.output_dir);
   const to = (service: string) => s.report_to.includes(service) || s.report_to.includes("all");
   const lines = openJsonLog(
     join(s.output_dir, "logs.jsonl"),

@@ -39,7 +39,7 @@ export function resumeFolder(s: TrainSettings): string | undefined {
 export function freshNote(s: TrainSettings): string | undefined {
   const wish = s.resume_from_checkpoint;
   const last = listCheckpoints(s.output_dir).findLast(({ path }) => canResume(path))?.path;
-  if (wish !== null || last === undefined) return undefined;
+  if (wish || last === undefined) return undefined;
   return `note        the finished run in ${s.output_dir} is not continued, this one starts afresh; ` +
     `to go on from its last checkpoint: --resume_from_checkpoint=${last}`;
 }
@@ -51,7 +51,7 @@ export function freshNote(s: TrainSettings): string | undefined {
  */
 export function checkResume(folder: string, s: TrainSettings, now: Fingerprint): CheckpointState {
   const saved = readCheckpoint(folder);
-  const named = s.resume_from_checkpoint !== null;
+  const named = Boolean(s.resume_from_checkpoint); // an empty one names none
   checkSameRun(saved.fingerprint, now, { folder, step: saved.state.step, named });
   return saved;
 }

@@ -4,6 +4,7 @@
  */
 import { gpu, type MemoryReport, mib } from "../gpu/mod.ts";
 import { initOf } from "../lora/config.ts";
+import { unmatchedTargets } from "../lora/targets.ts";
 import { describeLoad } from "../model/load.ts";
 import { learningRate, warmupSteps } from "../optim/mod.ts";
 import { beginCorrected } from "./begin_corrected.ts";
@@ -16,6 +17,7 @@ import { setUpModel, type TrainableModel } from "./model_setup.ts";
 import { checkMoved } from "./movement.ts";
 import { needsReference } from "./objectives/preference_loss.ts";
 import { complete, evalMetrics, type RunParts, type Sample } from "./output.ts";
+import { openOutputFolder } from "./output_folder.ts";
 import { formatPlan } from "./plan.ts";
 import { usedItems } from "./prepare.ts";
 import { openRunDevice, prepareRun } from "./prepare_run.ts";
@@ -75,6 +77,7 @@ export interface TrainResult {
 export async function train(s: TrainSettings, options: TrainOptions = {}): Promise<TrainResult> {
   const reporter = options.reporter ?? createReporter();
   const note = (text: string) => reporter.note(text);
+  openOutputFolder(s, options.base);
   const push = s.push_to_hub ? await openHubPush(s, note) : undefined;
 
   // 1. device
@@ -135,6 +138,9 @@ export async function train(s: TrainSettings, options: TrainOptions = {}): Promi
     note(
       `trainable   ${pages.count.toLocaleString("en")} parameters ` +
         `(${(100 * pages.count / (model.summary.parameters + (adapter ? pages.count : 0))).toFixed(2)} %)`,
+    );
+    unmatchedTargets(model.linears.keys(), adapter?.config.target_modules ?? []).forEach((line) =>
+      note(`note        ${line}`)
     );
     if (reference && !s.ref_model) await scoreReference(s, { ...reference, model, adapter, hash: run.hash });
     return await trainModel(s, options, {

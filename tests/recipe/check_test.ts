@@ -48,6 +48,7 @@ const REFUSED: [code: string, text: string, ...words: RegExp[]][] = [
     /adamw_torch takes no argument 'rank'/,
     /It takes none/,
   ],
+  ["output-dir", `${MODEL}${DATA}output_dir: ""\n`, /current folder/, /my.yaml:3/, /Name a folder/],
   ["not-built", `${MODEL}${DATA}dataset_kwargs: {skip_prepare_dataset: true}\n`, /tokens/],
   [
     "no-model",

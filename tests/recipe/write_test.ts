@@ -64,6 +64,7 @@ function valuesOf(row: Setting): fc.Arbitrary<unknown> {
 
 // Keys that other keys contradict or that decide the rest; their rules have tests of their own.
 const FIXED = [
+  "output_dir",
   "nibble_task",
   "dataset_mixture",
   "dataset_mixer",

@@ -140,3 +140,26 @@ gpuTest("QERA's ranks stay what they were while the others train, and weight dec
   await assert.rejects(quietTrain(make({ weight_decay: 0.1 })), /would shrink the correction/);
   sweep(data, still.output_dir, trained.output_dir);
 });
+
+gpuTest("a target that no layer has is passed over, as PEFT does, and a line says so", async () => {
+  const data = dataFolder();
+  const targets = (lora_target_modules: string | string[], more: Partial<TrainSettings> = {}) =>
+    tinySettings(data, { lora_target_modules, max_steps: 1, ...more });
+  const said = async (s: TrainSettings) => {
+    const { notes } = await quietTrain(s);
+    sweep(s.output_dir);
+    return notes.filter((n) => n.includes("lora_target_modules"));
+  };
+  assert.deepEqual(await said(targets(["q_proj", "nope", "k_porj", "layers.1.self_atn.v_proj"])), [
+    "note        lora_target_modules: 'nope' matches no layer and is passed over; " +
+    "this model has q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj",
+    "note        lora_target_modules: 'k_porj' matches no layer and is passed over; the nearest name is k_proj",
+    "note        lora_target_modules: 'layers.1.self_atn.v_proj' matches no layer and is passed over; " +
+    "the nearest name is model.layers.1.self_attn.v_proj",
+  ]);
+  for (const fine of [["q_proj", "layers.1.mlp.up_proj"], "all-linear", ".*(q|x)_proj"]) {
+    assert.deepEqual(await said(targets(fine)), []);
+  }
+  assert.deepEqual(await said(targets(["q_proj", "v_proj"], { exclude_modules: ["v_proj"] })), []);
+  sweep(data);
+});

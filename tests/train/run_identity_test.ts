@@ -115,7 +115,7 @@ gpuTest(
     assert.match(await notesOf(s), /resumed .*checkpoint-2 at step 2 of 5/);
     const whole = bytesOf(s.output_dir);
     const checkpoint = join(s.output_dir, "checkpoint-2");
-    for (const change of [{}, { learning_rate: 0.02 }, { load_in_4bit: true }]) {
+    for (const change of [{ resume_from_checkpoint: "" }, { learning_rate: 0.02 }, { load_in_4bit: true }]) {
       const r = await quietTrain({ ...s, ...change });
       assert.equal(r.logs.length, 5);
       assert.ok(
