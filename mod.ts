@@ -37,7 +37,8 @@ export { planMemory, readRecipe, type RecipeLike, train } from "./lib/api.ts";
 export type { Recipe } from "./lib/recipe/mod.ts";
 export type { Sample } from "./lib/train/output.ts";
 export type { TrainOptions, TrainResult } from "./lib/train/run.ts";
-export type { EvalLog, TrainLog } from "./lib/train/loop.ts";
+export type { EvalLog } from "./lib/train/evaluate.ts";
+export type { TrainLog } from "./lib/train/loop.ts";
 export type { PlanRecipeOptions, RecipePlan } from "./lib/train/plan_recipe.ts";
 export type { TrainSettings } from "./lib/train/settings.ts";
 

@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { openModel } from "../lib/formats/mod.ts";
 import { generate } from "../lib/model/generate.ts";
 import { buildModel } from "../lib/model/load.ts";
-import { evaluate } from "../lib/train/loop.ts";
+import { evaluate } from "../lib/train/evaluate.ts";
 import { sft } from "../lib/train/objectives/sft.ts";
 import { defaultSettings } from "../lib/train/settings.ts";
 import { evalBatches } from "../lib/train/prepare.ts";

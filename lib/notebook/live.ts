@@ -5,7 +5,8 @@
 import { train } from "../api.ts";
 import type { RecipeLike } from "../api.ts";
 import { type Recipe, recipeOf } from "../recipe/mod.ts";
-import type { EvalLog, TrainLog } from "../train/loop.ts";
+import type { EvalLog } from "../train/evaluate.ts";
+import type { TrainLog } from "../train/loop.ts";
 import { createReporter, type Progress, progressLine, type Reporter } from "../train/progress.ts";
 import { resumeFolder } from "../train/resume.ts";
 import type { TrainOptions, TrainResult } from "../train/run.ts";

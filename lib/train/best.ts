@@ -6,7 +6,7 @@ import { join } from "@std/path";
 import { NibbleError } from "../errors.ts";
 import type { ParameterPages } from "../optim/mod.ts";
 import { openParameters } from "./checkpoint.ts";
-import type { EvalLog } from "./loop.ts";
+import type { EvalLog } from "./evaluate.ts";
 import type { TrainSettings } from "./settings.ts";
 import { noteBest, type TrainerState } from "./state.ts";
 

@@ -15,7 +15,7 @@ import { buildModel } from "../model/load.ts";
 import type { Model } from "../model/model.ts";
 import { noGrad } from "../tensor/tape.ts";
 import { keep, scope, type Tensor } from "../tensor/tensor.ts";
-import { IDLE_BATCHES } from "./loop.ts";
+import { IDLE_BATCHES } from "./evaluate.ts";
 import type { ReferenceObjective } from "./objectives/preference_loss.ts";
 import { evalItems, type Prepared } from "./prepare.ts";
 import { progressOf, type Reporter } from "./progress.ts";

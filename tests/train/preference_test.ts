@@ -13,7 +13,7 @@ import { tensor } from "../../lib/tensor/tensor.ts";
 import type { ReferenceObjective } from "../../lib/train/objectives/preference_loss.ts";
 import { scoreReference } from "../../lib/train/reference.ts";
 import { loadRows } from "../../lib/train/prepare.ts";
-import { evaluate } from "../../lib/train/loop.ts";
+import { evaluate } from "../../lib/train/evaluate.ts";
 import { prepareRun } from "../../lib/train/prepare_run.ts";
 import type { TrainSettings } from "../../lib/train/settings.ts";
 import { trainTask } from "../../lib/train/task.ts";

@@ -7,7 +7,7 @@ import { loadAdapter } from "../../lib/lora/peft.ts";
 import { buildModel } from "../../lib/model/load.ts";
 import { logits } from "../../lib/model/model.ts";
 import { learningRate } from "../../lib/optim/mod.ts";
-import { evaluate } from "../../lib/train/loop.ts";
+import { evaluate } from "../../lib/train/evaluate.ts";
 import type { Progress } from "../../lib/train/progress.ts";
 import { train } from "../../lib/train/run.ts";
 import { sft } from "../../lib/train/objectives/sft.ts";
