@@ -130,21 +130,22 @@ export function makeOutputFolder(path: string): void {
   }
 }
 
+/** Whether two paths lead to one folder or file; what is not there is nothing else's. */
+export function isSamePlace(a: string, b: string): boolean {
+  try {
+    return Deno.realPathSync(a) === Deno.realPathSync(b);
+  } catch {
+    return false;
+  }
+}
+
 /**
  * Refuses a folder for output that is one of those which are read, under whatever name.
  *
  * @throws NibbleError `formats/overwrites`
  */
 export function refuseOverwriting(output: string, inputs: readonly string[]): void {
-  const real = (path: string) => {
-    try {
-      return Deno.realPathSync(path);
-    } catch {
-      return undefined; // what is not there overwrites nothing
-    }
-  };
-  const to = real(output);
-  if (to === undefined || !inputs.some((input) => real(input) === to)) return;
+  if (!inputs.some((input) => isSamePlace(input, output))) return;
   throw new NibbleError("formats/overwrites", "The output would overwrite what it is made from", {
     where: output,
     remedy: "Name another folder.",

@@ -42,7 +42,15 @@ export {
   type PlainDtype,
   type StoredDtype,
 } from "./dtype.ts";
-export { isFile, isObject, makeOutputFolder, readTextIfThere, refuseOverwriting, writeText } from "./file.ts";
+export {
+  isFile,
+  isObject,
+  isSamePlace,
+  makeOutputFolder,
+  readTextIfThere,
+  refuseOverwriting,
+  writeText,
+} from "./file.ts";
 export { type GgufSource, openGguf } from "./gguf.ts";
 export type { GgufMetadata } from "./gguf_config.ts";
 export { writeGgufAdapter, type WriteGgufAdapterOptions } from "./gguf_adapter.ts";

@@ -5,7 +5,7 @@
  */
 import { join } from "@std/path";
 import { NibbleError } from "../errors.ts";
-import { isFile, makeOutputFolder } from "../formats/mod.ts";
+import { isFile, isSamePlace, makeOutputFolder } from "../formats/mod.ts";
 import { findLocal } from "../hub/mod.ts";
 import type { TrainSettings } from "./settings.ts";
 
@@ -16,12 +16,24 @@ const SOURCES = ["model_name_or_path", "ref_model"] as const;
  * Makes the output folder.
  *
  * @param base folder against which relative paths of the recipe are tried too
- * @throws NibbleError `train/output-is-model`; `formats/cannot-write` where it cannot be made
+ * @throws NibbleError `train/output-is-model`, `train/output-holds-model`; `formats/cannot-write` where it cannot be made
  */
 export function openOutputFolder(s: TrainSettings, base: string | undefined): void {
   for (const key of SOURCES) {
     const path = s[key] && findLocal(s[key], base, []);
     if (path) refuseModelFolder(s, path, key);
+  }
+  // who opens a folder with both gets the whole model, and not what was learned last
+  const whole = ["model.safetensors", "model.safetensors.index.json"].map((name) => join(s.output_dir, name));
+  if (s.use_peft && whole.some(isFile)) {
+    throw new NibbleError(
+      "train/output-holds-model",
+      "output_dir holds a whole model, and this run makes an adapter",
+      {
+        where: `output_dir: ${s.output_dir}`,
+        remedy: "Set output_dir to another folder, or take the model out of it.",
+      },
+    );
   }
   makeOutputFolder(s.output_dir);
 }
@@ -32,8 +44,7 @@ export function refuseModelFolder(
   path: string,
   key: typeof SOURCES[number] = "model_name_or_path",
 ): void {
-  const place = realPath(path);
-  if (place === undefined || place !== realPath(s.output_dir)) return;
+  if (!isSamePlace(path, s.output_dir)) return;
   throw new NibbleError(
     "train/output-is-model",
     `output_dir is the folder of ${key}, which the run would overwrite`,
@@ -58,12 +69,4 @@ export function removeStaleAdapter(folder: string): string | undefined {
   return stale.length === 0
     ? undefined
     : `removed     ${stale.join(", ")} of an earlier run: ${folder} now holds a whole model`;
-}
-
-function realPath(path: string): string | undefined {
-  try {
-    return Deno.realPathSync(path);
-  } catch {
-    return undefined; // not there yet, hence nothing's folder
-  }
 }

@@ -55,7 +55,11 @@ gpuTest(
     const adapter = tinySettings(data, { ...own, max_steps: 1 });
     await quietTrain(adapter);
     await assert.rejects(
-      quietTrain(tinySettings(data, { ...own, model_name_or_path: adapter.output_dir, output_dir: model })),
+      quietTrain(
+        tinySettings(data, {
+          ...{ ...own, model_name_or_path: adapter.output_dir, output_dir: model, use_peft: false },
+        }),
+      ),
       failsWith("train/output-is-model"),
     );
     assert.deepEqual(names(model), before);
@@ -85,4 +89,16 @@ gpuTest("full fine-tuning takes an earlier run's adapter out of its folder, and 
   assert.ok(!left.some((n) => /^adapter_(config|model)/.test(n)), `${left}`);
   assert.equal(removeStaleAdapter(s.output_dir), undefined);
   sweep(data, s.output_dir);
+});
+
+gpuTest("an adapter is not put beside a whole model", async () => {
+  const data = dataFolder(), full = tinySettings(data, { max_steps: 1, use_peft: false });
+  await quietTrain(full);
+  const before = names(full.output_dir);
+  await assert.rejects(
+    quietTrain({ ...tinySettings(data, NOWHERE), output_dir: full.output_dir }),
+    failsWith("train/output-holds-model", full.output_dir, "another folder"),
+  );
+  assert.deepEqual(names(full.output_dir), before);
+  sweep(data, full.output_dir);
 });
