@@ -11,7 +11,6 @@ import { tuneForCommand } from "./lib/tuning.ts";
 
 if (import.meta.main) {
   const interrupt = stopOnInterrupt();
-  const status = (otherwise: number) => interrupt.signal.aborted ? 130 : otherwise;
   let stopped = false;
   try {
     const { recipePath, overrides, help, explain, tune } = parseTrainArguments(Deno.args);
@@ -34,10 +33,10 @@ if (import.meta.main) {
   } catch (error) {
     if (!(error instanceof NibbleError)) throw error;
     console.error(`error: ${error.message}`);
-    Deno.exit(status(1));
+    Deno.exit(interrupt.signal.aborted ? 130 : 1);
   } finally {
     interrupt.dispose();
   }
   // the GPU device keeps the process alive; a run that was stopped has not succeeded: `train && merge` must not go on
-  Deno.exit(stopped ? status(0) : 0);
+  Deno.exit(stopped ? 130 : 0);
 }

@@ -12,6 +12,7 @@ import { baseOfAdapter } from "../lib/lora/chain.ts";
 import { parseQuantization } from "../lib/lora/provenance.ts";
 import { describeLoad } from "../lib/model/load.ts";
 import type { Model } from "../lib/model/model.ts";
+import { LIMITS as SAMPLING, WHOLE } from "../lib/model/sample.ts";
 import { encodeChatPrompt, type Message, type Tokenizer } from "../lib/text/mod.ts";
 import { tuneForCommand } from "../lib/tuning.ts";
 import { badOption, flag, oneOf, readOptions, runCommand, text } from "./command.ts";
@@ -35,20 +36,9 @@ const HELP = `Usage: deno task chat --model MODEL [options]
 
 In the conversation: /reset forgets it, /exit or Ctrl-D leaves, Ctrl-C stops an answer.`;
 
-const WHOLE = ["a whole number of 0 or more", (v: number) => Number.isInteger(v) && v >= 0] as const;
 const COUNT = ["a whole number of 1 or more", (v: number) => Number.isInteger(v) && v >= 1] as const;
-const SHARE = ["a number from 0 to 1", (v: number) => v >= 0 && v <= 1] as const;
-/** What each number may be, as a message says it, and whether one is that. */
-const LIMITS = {
-  max_new_tokens: COUNT,
-  max_positions: COUNT,
-  temperature: ["a number of 0 or more", (v: number) => Number.isFinite(v) && v >= 0],
-  top_k: WHOLE,
-  top_p: SHARE,
-  min_p: SHARE,
-  repetition_penalty: ["a number above 0", (v: number) => Number.isFinite(v) && v > 0],
-  seed: WHOLE,
-} as const;
+/** Those of the library; an answer has a token, and a seed is typed without a sign. */
+const LIMITS = { ...SAMPLING, max_new_tokens: COUNT, max_positions: COUNT, seed: WHOLE } as const;
 type NumberName = keyof typeof LIMITS;
 const NUMBERS = Object.keys(LIMITS) as NumberName[];
 type Numbers = Partial<Record<NumberName, number>>;

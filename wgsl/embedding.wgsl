@@ -10,22 +10,12 @@ struct Params {
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> ids: array<u32>;
-@group(0) @binding(2) var<storage, read> w: array<W>;
+@group(0) @binding(2) var<storage, read> w: array<W>;  // shared/weight.wgsl
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
 @group(0) @binding(4) var<storage, read> starts: array<u32>;
 @group(0) @binding(5) var<storage, read> order: array<u32>;
 @group(0) @binding(6) var<storage, read> dy: array<f32>;
 @group(0) @binding(7) var<storage, read_write> dw: array<f32>;
-
-alias W = f32;                // u32 where w is stored in 16 bits
-const W_KIND: u32 = 0u;       // 0 f32, 1 f16, 2 bf16
-
-fn load_w(i: u32) -> f32 {
-  if (W_KIND == 0u) { return f32(w[i]); }
-  let word = u32(w[i / 2u]);
-  if (W_KIND == 1u) { let both = unpack2x16float(word); return select(both.x, both.y, (i & 1u) == 1u); }
-  return bitcast<f32>(select(word << 16u, word & 0xffff0000u, (i & 1u) == 1u));
-}
 
 @compute @workgroup_size(64)
 fn forward(@builtin(global_invocation_id) at: vec3<u32>) {

@@ -13,7 +13,7 @@ import { empty, keep, scope, Tensor, tensor } from "../tensor/tensor.ts";
 import { applyNorm, blockForward, type Pass } from "./block.ts";
 import { applyHead, embed, type Model } from "./model.ts";
 import { type TokenBlock, tokenBlocks } from "./token_block.ts";
-import { checkSampling, randomNumbers, sampleToken, type SamplingOptions } from "./sample.ts";
+import { checkLimits, randomNumbers, sampleToken, type SamplingOptions } from "./sample.ts";
 
 /** Options of {@link generate}. */
 export interface GenerateOptions extends SamplingOptions {
@@ -66,13 +66,7 @@ export async function generate(
   const { config } = model;
   const limit = model.positions;
   const wanted = options.max_new_tokens ?? 128;
-  checkSampling(options);
-  if (!Number.isInteger(wanted) || wanted < 0) {
-    throw new NibbleError("model/sampling", `max_new_tokens is ${wanted}`, {
-      where: "max_new_tokens",
-      remedy: "It must be a whole number, 0 or more.",
-    });
-  }
+  checkLimits(options);
   if (prompt.length === 0) {
     throw new NibbleError("model/empty-prompt", "The prompt has no tokens", {
       remedy: "Give at least one, such as the tokenizer's bos_token.",

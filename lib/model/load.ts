@@ -3,10 +3,11 @@
  * @module
  */
 import { NibbleError } from "../errors.ts";
-import type { TensorSource } from "../formats/mod.ts";
+import { elementCount, type TensorSource } from "../formats/mod.ts";
 import { gpu, mib } from "../gpu/mod.ts";
 import type { QuantType } from "../quant/mod.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { nextTurn } from "../turn.ts";
 import { blockOf, normOf } from "./block.ts";
 import { checkQuantized, checkTensors } from "./check_tensors.ts";
 import { readConfig } from "./config.ts";
@@ -66,7 +67,7 @@ export async function buildModel(
   const source = modelSource(files, shapes);
   checkTensors(config, source, shapes);
   const stored = checkQuantized(raw, source);
-  const total = shapes.reduce((a, s) => a + count(s.shape), 0);
+  const total = shapes.reduce((a, s) => a + elementCount(s.shape), 0);
   let done = 0;
   const dense = new Map<string, Tensor>();
   const linears = new Map<string, LinearLayer>();
@@ -102,7 +103,7 @@ export async function buildModel(
       const weight = stored ? weights.stored(spec) : await weights.quantized(spec, options.quantization!);
       addLinear(spec, weight);
       summary.quantizedLayers++;
-      summary.quantizedParameters += count(spec.shape);
+      summary.quantizedParameters += elementCount(spec.shape);
       summary.quantizedBytes += weight.bytes;
       summary.bytes += weight.bytes;
     } else {
@@ -121,9 +122,9 @@ export async function buildModel(
   try {
     let turned = started;
     for (const spec of shapes) {
-      // reading may give the thread away, decoding does not: signals arrive here
+      // reading may give the thread away, decoding does not
       if (!options.rehearsal && performance.now() - turned > 50) {
-        await new Promise((resolve) => setTimeout(resolve, 0));
+        await nextTurn();
         turned = performance.now();
       }
       if (options.signal?.aborted) {
@@ -177,10 +178,6 @@ export async function buildModel(
 }
 
 const moduleOf = (parameter: string) => parameter.replace(/\.weight$/, "");
-
-function count(shape: readonly number[]): number {
-  return shape.reduce((a, b) => a * b, 1);
-}
 
 /** The report that follows loading: what was quantized and what it costs. */
 export function describeLoad(model: Model): string {

@@ -20,28 +20,33 @@ export interface SamplingOptions {
   seed?: number;
 }
 
-/** What each number must be, and how that is said. */
-const RANGES: Record<keyof SamplingOptions, [(n: number) => boolean, string]> = {
-  temperature: [(n) => n >= 0 && n < Infinity, "0 or more"],
-  top_k: [(n) => Number.isInteger(n) && n >= 0, "a whole number, 0 for all"],
-  top_p: [(n) => n >= 0 && n <= 1, "from 0 to 1"],
-  min_p: [(n) => n >= 0 && n <= 1, "from 0 to 1"],
-  repetition_penalty: [(n) => n > 0 && n < Infinity, "more than 0"],
-  seed: [Number.isInteger, "a whole number"],
-};
+/** What a number may be, as a message says it, and whether one is that. */
+export type Limit = readonly [expected: string, fits: (n: number) => boolean];
+const SHARE: Limit = ["a number from 0 to 1", (n) => n >= 0 && n <= 1];
+export const WHOLE: Limit = ["a whole number of 0 or more", (n) => Number.isInteger(n) && n >= 0];
+/** The limits of what generation is told in numbers. */
+export const LIMITS = {
+  max_new_tokens: WHOLE,
+  temperature: ["a number of 0 or more", (n) => Number.isFinite(n) && n >= 0],
+  top_k: WHOLE,
+  top_p: SHARE,
+  min_p: SHARE,
+  repetition_penalty: ["a number above 0", (n) => Number.isFinite(n) && n > 0],
+  seed: ["a whole number", Number.isInteger],
+} as const satisfies Record<keyof SamplingOptions | "max_new_tokens", Limit>;
 
 /**
  * Checks settings before a token is spent on them.
  *
  * @throws NibbleError `model/sampling`, naming the setting
  */
-export function checkSampling(options: SamplingOptions): void {
-  for (const [name, [fits, must]] of Object.entries(RANGES)) {
-    const value = options[name as keyof SamplingOptions];
+export function checkLimits(options: Partial<Record<keyof typeof LIMITS, number>>): void {
+  for (const [name, [expected, fits]] of Object.entries(LIMITS)) {
+    const value = options[name as keyof typeof LIMITS];
     if (value === undefined || fits(value)) continue;
     throw new NibbleError("model/sampling", `${name} is ${value}`, {
       where: name,
-      remedy: `It must be ${must}.`,
+      remedy: `It must be ${expected}.`,
     });
   }
 }

@@ -3,7 +3,7 @@
  * @module
  */
 import { NibbleError } from "../errors.ts";
-import type { TensorSource } from "../formats/mod.ts";
+import { elementCount, type TensorSource } from "../formats/mod.ts";
 import { gpu } from "../gpu/mod.ts";
 import {
   createQuantized,
@@ -65,7 +65,7 @@ export function openWeights(
 
   /** The tensor's chunks; each is gone with the next. */
   async function* chunksOf({ name, shape }: ParameterSpec): AsyncGenerator<Chunk> {
-    for (let row = 0, rows = size(shape) / shape.at(-1)!; row < rows;) {
+    for (let row = 0, rows = elementCount(shape) / shape.at(-1)!; row < rows;) {
       const { value: chunk } = await reading.next();
       if (chunk?.name !== name) throw new Error(`${name} was asked for, ${chunk?.name} comes next`);
       yield chunk;
@@ -130,7 +130,7 @@ export function openWeights(
         });
       }
       const q = fromQuantState(state, name);
-      advance(size(whole));
+      advance(elementCount(whole));
       written(q.bytes);
       return q;
     },
@@ -145,8 +145,6 @@ export function openWeights(
     },
   };
 }
-
-const size = (shape: readonly number[]) => shape.reduce((a, b) => a * b, 1);
 
 /** The tensor, once it is filled; given back where that fails. */
 async function orDispose<T extends { dispose(): void }>(t: T, fill: () => Promise<void>): Promise<T> {

@@ -5,6 +5,7 @@
  */
 import { basename, dirname, join, resolve } from "@std/path";
 import { NibbleError } from "../errors.ts";
+import { isObject } from "../formats/mod.ts";
 import { TRAINER_STATE_FILE } from "./state.ts";
 
 /** The loop's state, and what the run is recognised by. */
@@ -62,14 +63,29 @@ export function listCheckpoints(outputDir: string): Checkpoint[] {
   }).sort((a, b) => a.written - b.written || a.step - b.step);
 }
 
+/** What a checkpoint's {@link STATE} says; nothing where there is none or it is damaged, which loading it will tell. */
+export function peekState(folder: string): Record<string, unknown> | undefined {
+  try {
+    return parseState(Deno.readTextFileSync(join(folder, STATE)));
+  } catch {
+    return undefined;
+  }
+}
+
+/** The object that a text holds; undefined where it holds none. */
+export function parseState(text: string): Record<string, unknown> | undefined {
+  try {
+    const saved: unknown = JSON.parse(text);
+    return isObject(saved) ? saved : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
 /** The time that a checkpoint holds, since copies of files are as old as the copying; else that of its file. */
 function writtenAt(path: string): number {
-  try {
-    const { written } = JSON.parse(Deno.readTextFileSync(join(path, STATE)));
-    if (typeof written === "number") return written;
-  } catch {
-    // None that training can go on from, or damaged, which loading it will tell.
-  }
+  const written = peekState(path)?.written;
+  if (typeof written === "number") return written;
   return Deno.statSync(join(path, TRAINER_STATE_FILE)).mtime?.getTime() ?? 0;
 }
 

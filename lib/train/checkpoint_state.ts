@@ -12,7 +12,7 @@ import {
   type TensorSource,
   writeText,
 } from "../formats/mod.ts";
-import { listCheckpoints, STATE } from "./checkpoint_folder.ts";
+import { listCheckpoints, parseState, peekState, STATE } from "./checkpoint_folder.ts";
 import type { Fingerprint } from "./fingerprint.ts";
 import type { RunKernels } from "./kernels.ts";
 import type { LoopState } from "./loop.ts";
@@ -51,8 +51,8 @@ export function readCheckpoint(folder: string): CheckpointState {
         "resume_from_checkpoint=false.",
     });
   }
-  const saved = parsed(text);
-  if (isObject(saved) && saved.version === 1) {
+  const saved = parseState(text);
+  if (saved?.version === 1) {
     throw new NibbleError("train/old-checkpoint", "The checkpoint was made by an earlier nibble", {
       where: `${folder}: it does not record the settings of its run, which this one would have to agree with`,
       remedy:
@@ -62,22 +62,19 @@ export function readCheckpoint(folder: string): CheckpointState {
   const why = faultOf(saved);
   if (why) throw damaged(folder, `${STATE}: ${why}`);
   openState(folder).close();
-  return saved as CheckpointState;
+  return saved as unknown as CheckpointState;
 }
 
 /** Whether the run of a checkpoint, or a later one in its folder, has ended; damage is {@link readCheckpoint}'s to tell. */
 export function isFinished(folder: string): boolean {
-  const saved = parsed(readTextIfThere(join(folder, STATE)) ?? "");
-  return isObject(saved) && saved.finished === true;
+  return peekState(folder)?.finished === true;
 }
 
 /** Notes in all checkpoints of a folder that the run has ended: the next one does not go on from them unasked. */
 export function markFinished(outputDir: string): void {
   for (const { path } of listCheckpoints(outputDir)) {
-    const saved = parsed(readTextIfThere(join(path, STATE)) ?? "");
-    if (isObject(saved)) {
-      writeText(join(path, STATE), JSON.stringify({ ...saved, finished: true }, null, 2) + "\n");
-    }
+    const saved = peekState(path);
+    if (saved) writeText(join(path, STATE), JSON.stringify({ ...saved, finished: true }, null, 2) + "\n");
   }
 }
 
@@ -110,14 +107,6 @@ function earlier(folder: string): string {
   const at = all.findIndex(({ path }) => path === resolve(folder));
   const before = all[at - 1];
   return before ? `Go on from an earlier one with --resume_from_checkpoint=${before.path}, or s` : "S";
-}
-
-function parsed(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
 }
 
 /** What makes it no state of a run. */

@@ -9,6 +9,7 @@ import type { Model } from "../model/model.ts";
 import { addInto } from "../tensor/ops/pointwise.ts";
 import { noGrad } from "../tensor/tape.ts";
 import { keep, scope, zeros } from "../tensor/tensor.ts";
+import { nextTurn } from "../turn.ts";
 import { meansOf, type Objective, PER_STEP, totalCounts } from "./objective.ts";
 
 /** Batches after which a buffer that lay idle is destroyed: their lengths differ. */
@@ -65,19 +66,20 @@ export async function evaluate(
   }
   const totals = totalCounts(used.map(({ counts }) => counts));
   const sums = keep(zeros([1, objective.metrics.length], "f32", "scratch"));
-  for (const [i, { batch }] of used.entries()) {
-    if (signal?.aborted) {
-      sums.dispose();
-      throw new NibbleError("train/stopped", "Stopped during an evaluation");
+  let values: Float32Array;
+  try {
+    for (const [i, { batch }] of used.entries()) {
+      if (signal?.aborted) throw new NibbleError("train/stopped", "Stopped during an evaluation");
+      noGrad(() => scope(() => addInto(sums, objective.loss(model, batch, { totals }))));
+      await gpu().stream.fence();
+      gpu().pool.age(IDLE_BATCHES);
+      onProgress?.(i + 1, used.length);
+      await nextTurn();
     }
-    noGrad(() => scope(() => addInto(sums, objective.loss(model, batch, { totals }))));
-    await gpu().stream.fence();
-    gpu().pool.age(IDLE_BATCHES);
-    onProgress?.(i + 1, used.length);
-    await new Promise((resolve) => setTimeout(resolve, 0)); // signals arrive here
+    values = await sums.data();
+  } finally {
+    sums.dispose();
   }
-  const values = await sums.data();
-  sums.dispose();
   // all batches together are one step
   const { loss, ...means } = meansOf(objective, values, { ...totals, [PER_STEP]: totals[objective.unit]! });
   if (!Number.isFinite(loss)) {

@@ -3,9 +3,8 @@
  * may differ between them.
  * @module
  */
-import { join } from "@std/path";
 import { type Choices, gpu } from "../gpu/mod.ts";
-import { STATE } from "./checkpoint_folder.ts";
+import { peekState } from "./checkpoint_folder.ts";
 
 /** Choices of a run, as its checkpoints hold them. */
 export interface RunKernels {
@@ -48,9 +47,5 @@ export function describeKernels(choices: Choices): string {
 
 /** undefined for a checkpoint from before there were choices, which the rules made; damage is `loadState`'s to tell. */
 function readKernels(folder: string): RunKernels | undefined {
-  try {
-    return JSON.parse(Deno.readTextFileSync(join(folder, STATE))).kernels;
-  } catch {
-    return undefined;
-  }
+  return peekState(folder)?.kernels as RunKernels | undefined;
 }

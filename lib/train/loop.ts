@@ -9,6 +9,7 @@ import { gpu } from "../gpu/mod.ts";
 import type { Model } from "../model/model.ts";
 import { METRICS, type Optimizer, type ParameterPages } from "../optim/mod.ts";
 import { keep, type Tensor, zeros } from "../tensor/tensor.ts";
+import { nextTurn } from "../turn.ts";
 import { type EvalLog, evaluate, unlessStopped } from "./evaluate.ts";
 import { passOf, trainBatch } from "./micro_batch.ts";
 import { findNonFinite } from "./non_finite.ts";
@@ -186,7 +187,7 @@ export async function runLoop(o: LoopOptions): Promise<{ state: LoopState; stopp
         fencedAt = performance.now();
         sinceFence = 0;
       }
-      await new Promise((resolve) => setTimeout(resolve, 0)); // signals arrive here
+      await nextTurn();
       stopped = state.step < o.maxSteps && (o.signal?.aborted ?? false); // after the last step there is nothing to stop
       const pause = performance.now();
       if (!stopped && o.evalAt(state.step)) {

@@ -15,6 +15,7 @@ import { buildModel } from "../model/load.ts";
 import type { Model } from "../model/model.ts";
 import { noGrad } from "../tensor/tape.ts";
 import { keep, scope, type Tensor } from "../tensor/tensor.ts";
+import { nextTurn } from "../turn.ts";
 import { IDLE_BATCHES } from "./evaluate.ts";
 import type { ReferenceObjective } from "./objectives/preference_loss.ts";
 import { evalItems, type Prepared } from "./prepare.ts";
@@ -142,7 +143,7 @@ async function score(
       gpu().pool.age(IDLE_BATCHES);
       if (waiting.length === READ_EVERY) await readBack();
       reporter.step({ step: i + 1, maxSteps: batches.length });
-      await new Promise((resolve) => setTimeout(resolve, 0)); // signals arrive here
+      await nextTurn();
     }
     if (waiting.length > 0) await readBack();
   } finally {

@@ -5,12 +5,13 @@
 import { NibbleError } from "../../errors.ts";
 import { defineKernel, gpu } from "../../gpu/mod.ts";
 import source from "../../../wgsl/embedding.wgsl" with { type: "text" };
+import weight from "../../../wgsl/shared/weight.wgsl" with { type: "text" };
 import { grid1d, rowRanges } from "../grid.ts";
 import { record } from "../tape.ts";
 import { BYTES, empty, emptyRows, indices, type Tensor, tensor, zeros } from "../tensor.ts";
 import { storageKind } from "./storage.ts";
 
-const kernel = defineKernel("embedding", source);
+const kernel = defineKernel("embedding", source, weight);
 
 /**
  * `y[i] = w[ids[i]]`. The table may be larger than one binding.
